@@ -1,0 +1,292 @@
+"""A part: one immutable file (HDF5) or group (Zarr) with some clips of one feature set.
+
+The contract of both formats. The arrays of a part, with R rows (tokens), D numbers a token and n clips:
+
+| name       | shape, type          | meaning                                                    |
+|------------|----------------------|------------------------------------------------------------|
+| tokens     | (R, D) stored dtype  | the tokens of all clips, one after another                 |
+| offset     | (n + 1,) int64       | clip i owns rows offset[i]:offset[i + 1]                   |
+| clip_id    | (n,) string          | (clip_id, source, view) is the key of an entry             |
+| source     | (n,) uint64          | hash of what the tokens were made from; 0 where imported   |
+| view       | (n,) int16           | 0 the plain view; 1 and up augmented ones                  |
+| time_s     | (R,) float32         | centre time of each token in the source video              |
+| valid      | (R,) bool            | False where there was nothing to see                       |
+| crc32c     | (n,) uint32          | of each clip's token bytes                                 |
+| aux/NAME   | (R, ...)             | optional companions of the tokens                          |
+
+The attributes hold the format version, the fingerprint, the counts of clips and rows, the CRC-32C of
+every array but `tokens` (whose clips have their own), and a checksum of all that. bfloat16 tokens are
+stored as their bits in uint16.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar
+
+import google_crc32c
+import numpy as np
+
+from mgcli.cache.errors import CacheError, NonFiniteTokensError
+from mgcli.cache.spec import FORMAT_VERSION
+
+PART_FORMATS: dict[str, str] = {  # format -> where it is; imported when asked for
+    "hdf5": "mgcli.cache.part_hdf5:Hdf5Part",
+    "zarr": "mgcli.cache.part_zarr:ZarrPart",
+}
+_NUMPY_DTYPES = {"float16": np.float16, "float32": np.float32, "bfloat16": np.uint16}
+
+
+@dataclass(frozen=True)
+class ClipTokens:
+    """The tokens of one clip, as they go into a part."""
+
+    clip_id: str
+    source: int
+    view: int
+    tokens: np.ndarray  # (N, D) in the stored dtype
+    time_s: np.ndarray  # (N,) float32
+    valid: np.ndarray  # (N,) bool
+    aux: dict[str, np.ndarray]  # name -> (N, ...)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault that `verify` found."""
+
+    part: str
+    clip_id: str  # empty where the fault is not one clip's
+    problem: str
+
+    def to_json(self) -> dict[str, str]:
+        """The problem as a JSON object."""
+        return {"part": self.part, "clip_id": self.clip_id, "problem": self.problem}
+
+
+class Part(ABC):
+    """One committed part, opened for reading. Members: `part_hdf5.py`, `part_zarr.py`."""
+
+    format: ClassVar[str]
+    suffix: ClassVar[str]
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.name
+
+    @staticmethod
+    @abstractmethod
+    def is_committed(path: Path) -> bool:
+        """Whether the part at `path` is complete; readers ignore every other."""
+
+    @staticmethod
+    @abstractmethod
+    def write(path: Path, arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> None:
+        """Write all arrays and attributes and commit them at once: a kill leaves all or nothing."""
+
+    @abstractmethod
+    def read_attributes(self) -> dict[str, Any]:
+        """The attributes, as `part_attributes` made them."""
+
+    @abstractmethod
+    def array_shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shape and type of every array, by name."""
+
+    @abstractmethod
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Rows [start, stop) of one array, through the library's own reader."""
+
+    @abstractmethod
+    def map_tokens(self) -> np.ndarray | None:
+        """The tokens as a read-only memory map, or None where they do not lie raw in one file."""
+
+    @property
+    @abstractmethod
+    def num_bytes(self) -> int:
+        """Size on disk."""
+
+    @cached_property
+    def attributes(self) -> dict[str, Any]:
+        """The attributes, once their format version is known to be one that this package reads.
+
+        Raises:
+            CacheError: the part was written by a newer format.
+        """
+        attributes = self.read_attributes()
+        version = attributes.get("format_version")
+        if version != FORMAT_VERSION:
+            raise CacheError(
+                f"part {self.path} has format version {version}; this mgcli reads version {FORMAT_VERSION}. "
+                "Upgrade with: pip install -U mgcli"
+            )
+        return attributes
+
+    @cached_property
+    def clip_id(self) -> list[str]:
+        """Clip ids, in part order."""
+        return [str(clip_id) for clip_id in self.read("clip_id")]
+
+    @cached_property
+    def source(self) -> np.ndarray:
+        """(n,) uint64."""
+        return self.read("source")
+
+    @cached_property
+    def view(self) -> np.ndarray:
+        """(n,) int16."""
+        return self.read("view")
+
+    @cached_property
+    def offset(self) -> np.ndarray:
+        """(n + 1,) int64."""
+        return self.read("offset")
+
+    @cached_property
+    def time_s(self) -> np.ndarray:
+        """(R,) float32."""
+        return self.read("time_s")
+
+    @cached_property
+    def valid(self) -> np.ndarray:
+        """(R,) bool."""
+        return self.read("valid")
+
+    @cached_property
+    def _map(self) -> np.ndarray | None:
+        return self.map_tokens()
+
+    def tokens(self, start: int, stop: int) -> np.ndarray:
+        """Token rows [start, stop) in the stored type: a view of the memory map where there is one."""
+        return self._map[start:stop] if self._map is not None else self.read("tokens", start, stop)
+
+    def find_problems(self, fingerprint: str, dtype: str, dim: int) -> list[Problem]:
+        """Every fault of this part: readable, of this feature set, shapes, offsets, all checksums."""
+        try:
+            return [Problem(self.name, clip_id, text) for clip_id, text in self._faults(fingerprint, dtype, dim)]
+        except Exception as error:  # whatever the storage library trips over is what verify is for
+            return [Problem(self.name, "", f"cannot be read: {error}")]
+
+    def _faults(self, fingerprint: str, dtype: str, dim: int) -> list[tuple[str, str]]:
+        attributes = self.attributes
+        if attributes.get("checksum") != _attributes_checksum(attributes):
+            return [("", "the attributes do not match their checksum")]
+        if attributes["fingerprint"] != fingerprint:
+            return [("", f"belongs to fingerprint {attributes['fingerprint']}, not to {fingerprint}")]
+        num_clips, num_rows = attributes["clips"], attributes["rows"]
+        shapes = self.array_shapes()
+        if shapes.get("tokens") != ((num_rows, dim), np.dtype(_NUMPY_DTYPES[dtype])):
+            return [("", f"tokens are {shapes.get('tokens')}, expected ({num_rows}, {dim}) of {dtype}")]
+        if set(shapes) != {"tokens", *attributes["crc32c"]}:
+            return [("", f"holds the arrays {sorted(shapes)}, expected {sorted(attributes['crc32c'])} and tokens")]
+        faults = [
+            ("", f"array {name} does not match its checksum")
+            for name, checksum in attributes["crc32c"].items()
+            if array_checksum(self.read(name)) != checksum
+        ]
+        if faults:
+            return faults
+        offset, ids, checksums = self.offset, self.clip_id, self.read("crc32c")
+        lengths = {"offset": len(offset) - 1, "clip_id": len(ids), "crc32c": len(checksums)}
+        lengths |= {"source": len(self.source), "view": len(self.view)}
+        rows = {"time_s": len(self.time_s), "valid": len(self.valid)}
+        if set(lengths.values()) != {num_clips} or set(rows.values()) != {num_rows}:
+            return [("", f"arrays of {lengths | rows} entries for {num_clips} clips and {num_rows} rows")]
+        if offset[0] != 0 or offset[-1] != num_rows or (np.diff(offset) < 1).any():
+            return [("", "offsets do not divide the rows among the clips")]
+        keys = Counter(zip(ids, self.source.tolist(), self.view.tolist(), strict=True))
+        faults += [(key[0], "is in this part twice") for key, count in keys.items() if count > 1]
+        for i, clip_id in enumerate(ids):
+            if array_checksum(self.tokens(int(offset[i]), int(offset[i + 1]))) != checksums[i]:
+                faults.append((clip_id, "tokens do not match their checksum"))
+        return faults
+
+
+def part_class(format: str) -> type[Part]:
+    """The class that reads and writes parts of `format`."""
+    module, name = PART_FORMATS[format].split(":")
+    return getattr(import_module(module), name)
+
+
+def open_part(path: Path) -> Part | None:
+    """The committed part at `path`, or None where there is none (a leftover, another file)."""
+    format = {".h5": "hdf5", ".zarr": "zarr"}.get(path.suffix)
+    if format is None or path.name.startswith("."):
+        return None
+    cls = part_class(format)
+    return cls(path) if cls.is_committed(path) else None
+
+
+def pack_clips(clips: Sequence[ClipTokens], fingerprint: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays and attributes of a part that holds these clips, in this order."""
+    lengths = [len(clip.tokens) for clip in clips]
+    arrays = {
+        "tokens": np.concatenate([clip.tokens for clip in clips]),
+        "offset": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        "clip_id": np.array([clip.clip_id for clip in clips], dtype=object),
+        "source": np.array([clip.source for clip in clips], dtype=np.uint64),
+        "view": np.array([clip.view for clip in clips], dtype=np.int16),
+        "time_s": np.concatenate([clip.time_s for clip in clips]).astype(np.float32),
+        "valid": np.concatenate([clip.valid for clip in clips]).astype(bool),
+        "crc32c": np.array([array_checksum(clip.tokens) for clip in clips], dtype=np.uint32),
+    }
+    for name in clips[0].aux:
+        arrays[f"aux/{name}"] = np.concatenate([clip.aux[name] for clip in clips])
+    attributes: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "fingerprint": fingerprint,
+        "clips": len(clips),
+        "rows": int(sum(lengths)),
+        "crc32c": {name: array_checksum(array) for name, array in arrays.items() if name != "tokens"},
+    }
+    attributes["checksum"] = _attributes_checksum(attributes)
+    return arrays, attributes
+
+
+def array_checksum(array: np.ndarray) -> int:
+    """CRC-32C of an array's bytes in C order; of strings, of each one's UTF-8 with a NUL behind it."""
+    if array.dtype.kind not in "biuf":
+        return google_crc32c.value(b"".join(str(text).encode("utf-8") + b"\0" for text in array))
+    return google_crc32c.value(np.ascontiguousarray(array))
+
+
+def to_stored(tokens: np.ndarray, dtype: str, clip_id: str) -> np.ndarray:
+    """Tokens in the stored type.
+
+    Args:
+        tokens: (N, D) floating.
+        dtype: float16, float32 or bfloat16 (as bits in uint16).
+
+    Raises:
+        NonFiniteTokensError: a value is NaN or infinite, or overflows the stored type.
+    """
+    if not np.isfinite(tokens).all():
+        bad = int((~np.isfinite(tokens)).any(axis=1).sum())
+        raise NonFiniteTokensError(f"clip {clip_id!r}: {bad} of {len(tokens)} tokens hold NaN or infinity")
+    with np.errstate(over="ignore"):
+        if dtype == "bfloat16":  # round to nearest even on the upper 16 bits
+            bits = np.ascontiguousarray(tokens, dtype=np.float32).view(np.uint32)
+            stored = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
+            finite = np.isfinite(from_stored(stored, dtype)).all()
+        else:
+            stored = np.ascontiguousarray(tokens, dtype=_NUMPY_DTYPES[dtype])
+            finite = np.isfinite(stored).all()
+    if not finite:
+        largest = float(np.abs(tokens).max())
+        raise NonFiniteTokensError(f"clip {clip_id!r}: tokens up to {largest:.3g} overflow {dtype}; store float32")
+    return stored
+
+
+def from_stored(stored: np.ndarray, dtype: str) -> np.ndarray:
+    """Stored tokens as floats: float16 and float32 as they are, bfloat16 bits widened to float32."""
+    return (stored.astype(np.uint32) << 16).view(np.float32) if dtype == "bfloat16" else stored
+
+
+def _attributes_checksum(attributes: dict[str, Any]) -> int:
+    covered = {key: value for key, value in attributes.items() if key != "checksum"}
+    return google_crc32c.value(json.dumps(covered, sort_keys=True).encode("utf-8"))

@@ -1,0 +1,76 @@
+"""A part in one HDF5 file: every array contiguous, so that `tokens` can be mapped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from mgcli.cache.durable import committed_file
+from mgcli.cache.part import Part
+
+
+class Hdf5Part(Part):
+    """One HDF5 file; committed by renaming it to its final name."""
+
+    format = "hdf5"
+    suffix = ".h5"
+
+    @staticmethod
+    def is_committed(path: Path) -> bool:
+        """A file under its final name is complete."""
+        return path.is_file()
+
+    @staticmethod
+    def write(path: Path, arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> None:
+        """Write under a temporary name, flush to disk, rename."""
+        # v110: object headers carry checksums, and every HDF5 since 1.10 reads it
+        with committed_file(path) as temporary, h5py.File(temporary, "x", libver=("v110", "v110")) as file:
+            for key, value in attributes.items():
+                file.attrs[key] = json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
+            for name, array in arrays.items():
+                dtype = h5py.string_dtype() if array.dtype == object else array.dtype
+                file.create_dataset(name, data=array, dtype=dtype, track_times=False)
+
+    def read_attributes(self) -> dict[str, Any]:
+        """See `Part`."""
+        with h5py.File(self.path, "r") as file:
+            attributes = {key: value.item() if hasattr(value, "item") else value for key, value in file.attrs.items()}
+        return {key: json.loads(value) if key == "crc32c" else value for key, value in attributes.items()}
+
+    def array_shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """See `Part`."""
+        shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+
+        def visit(name: str, item: h5py.HLObject) -> None:
+            if isinstance(item, h5py.Dataset):
+                shapes[name] = (item.shape, item.dtype)
+
+        with h5py.File(self.path, "r") as file:
+            file.visititems(visit)
+        return shapes
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """See `Part`."""
+        with h5py.File(self.path, "r") as file:
+            dataset = file[name]
+            return dataset.asstr()[start:stop] if h5py.check_string_dtype(dataset.dtype) else dataset[start:stop]
+
+    def map_tokens(self) -> np.ndarray | None:
+        """See `Part`; None for a file that another program wrote chunked, compressed or big-endian."""
+        with h5py.File(self.path, "r") as file:
+            dataset = file["tokens"]
+            offset_bytes = dataset.id.get_offset()
+            external = dataset.id.get_create_plist().get_external_count()
+            if offset_bytes is None or dataset.chunks is not None or external or not dataset.dtype.isnative:
+                return None
+            shape, dtype = dataset.shape, dataset.dtype
+        return np.memmap(self.path, dtype=dtype, mode="r", offset=offset_bytes, shape=shape)
+
+    @property
+    def num_bytes(self) -> int:
+        """See `Part`."""
+        return self.path.stat().st_size

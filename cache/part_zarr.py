@@ -1,0 +1,145 @@
+"""A part in one Zarr v3 group: `tokens` is one uncompressed shard, so that it can be mapped."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import zarr
+from zarr.storage import LocalStore
+
+from mgcli.cache.durable import committed_file, sync
+from mgcli.cache.part import Part
+
+_COMMIT_FILE = "part.json"
+_CHUNK_BYTES = 1 << 20
+_SHARD_FILE = "tokens/c/0/0"
+_RAW_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}]
+_INDEX_CODECS = [*_RAW_CODECS, {"name": "crc32c"}]
+
+
+class ZarrPart(Part):
+    """One Zarr group; committed by `part.json`, which is written last."""
+
+    format = "zarr"
+    suffix = ".zarr"
+
+    @staticmethod
+    def is_committed(path: Path) -> bool:
+        """A group counts once its `part.json` exists."""
+        return (path / _COMMIT_FILE).is_file()
+
+    @staticmethod
+    def write(path: Path, arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> None:
+        """Write every array, flush all files to disk, then `part.json`."""
+        path.mkdir()
+        group = zarr.create_group(LocalStore(path), zarr_format=3, attributes=attributes)
+        for name, array in arrays.items():
+            if name == "tokens":
+                _write_tokens(group, array)
+                continue
+            strings = array.dtype == object
+            written = group.create_array(
+                name,
+                shape=array.shape,
+                dtype="string" if strings else array.dtype,
+                chunks=tuple(max(1, size) for size in array.shape),
+                compressors=None,
+                config={"write_empty_chunks": True},
+            )
+            written[...] = array
+        for folder, _, files in os.walk(path, topdown=False):
+            for file in files:
+                sync(Path(folder) / file)
+            sync(Path(folder))
+        with committed_file(path / _COMMIT_FILE) as temporary:
+            temporary.write_text(json.dumps(attributes, sort_keys=True, indent=1))
+
+    def read_attributes(self) -> dict[str, Any]:
+        """See `Part`."""
+        return json.loads((self.path / _COMMIT_FILE).read_text())
+
+    def array_shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """See `Part`."""
+        group = self._group()
+        names = [file.parent.relative_to(self.path).as_posix() for file in self.path.rglob("zarr.json")]
+        members = {name: group[name] for name in names if name != "."}
+        return {name: (item.shape, item.dtype) for name, item in members.items() if isinstance(item, zarr.Array)}
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """See `Part`."""
+        return np.asarray(self._group()[name][start:stop])  # type: ignore[index]
+
+    def map_tokens(self) -> np.ndarray | None:
+        """See `Part`; None unless the metadata and the shard's own index say that the rows lie raw, in order."""
+        metadata = json.loads((self.path / "tokens" / "zarr.json").read_text())
+        shard_rows = metadata["chunk_grid"]["configuration"]["chunk_shape"][0]
+        num_rows, dim = metadata["shape"]
+        sharding = metadata["codecs"][0]
+        settings = sharding.get("configuration", {})
+        raw = (
+            len(metadata["codecs"]) == 1
+            and sharding["name"] == "sharding_indexed"
+            and settings["codecs"] == _RAW_CODECS
+            and settings["index_codecs"] == _INDEX_CODECS
+            and settings["index_location"] == "end"
+            and settings["chunk_shape"][1] == dim
+            and shard_rows >= num_rows
+        )
+        if not raw:
+            return None
+        dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
+        chunk_rows = settings["chunk_shape"][0]
+        shard = self.path / _SHARD_FILE
+        if not _chunks_in_order(shard, shard_rows // chunk_rows, chunk_rows * dim * dtype.itemsize):
+            return None
+        return np.memmap(shard, dtype=dtype, mode="r", shape=(num_rows, dim))
+
+    @property
+    def num_bytes(self) -> int:
+        """See `Part`."""
+        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+
+    def _group(self) -> zarr.Group:
+        return zarr.open_group(LocalStore(self.path, read_only=True), mode="r", zarr_format=3)
+
+
+def _write_tokens(group: zarr.Group, tokens: np.ndarray) -> None:
+    """One shard with all rows, in uncompressed chunks of about 1 MB."""
+    num_rows, dim = tokens.shape
+    chunk_rows = min(num_rows, max(1, _CHUNK_BYTES // (dim * tokens.itemsize)))
+    shard_rows = chunk_rows * math.ceil(num_rows / chunk_rows)
+    array = group.create_array(
+        "tokens",
+        shape=tokens.shape,
+        dtype=tokens.dtype,
+        chunks=(chunk_rows, dim),
+        shards=(shard_rows, dim),
+        compressors=None,
+        filters=None,
+        fill_value=0,
+        config={"write_empty_chunks": True},  # a chunk of zeros left out would break the map
+    )
+    array[...] = tokens
+
+
+def _chunks_in_order(shard: Path, num_chunks: int, chunk_bytes: int) -> bool:
+    """Whether the shard's index, at its end, lists whole chunks one after another from byte 0.
+
+    The index holds (offset, length) as two little-endian uint64 a chunk, then a CRC-32C (Zarr v3,
+    sharding_indexed codec).
+    """
+    index_bytes = 16 * num_chunks
+    with shard.open("rb") as file:
+        file.seek(-(index_bytes + 4), os.SEEK_END)
+        index, checksum = file.read(index_bytes), file.read(4)
+    if google_crc32c.value(index) != int.from_bytes(checksum, "little"):
+        return False
+    entries = np.frombuffer(index, dtype="<u8").reshape(num_chunks, 2)
+    in_order = np.arange(num_chunks, dtype=np.uint64) * np.uint64(chunk_bytes)
+    return bool((entries[:, 0] == in_order).all() and (entries[:, 1] == chunk_bytes).all())

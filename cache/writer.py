@@ -1,0 +1,127 @@
+"""Collect clips and commit them as parts, so that a kill at any moment loses only the last few seconds."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from mgcli.cache.durable import writing
+from mgcli.cache.part import ClipTokens, Part, pack_clips, to_stored
+from mgcli.cache.spec import FeatureSpec
+
+# A commit is due after this many times its own cost, this share of the run so far, or one second, whichever
+# is longest: little is lost to a kill at any age of the run, and the number of parts grows with its logarithm.
+_COMMIT_COST_FACTOR = 50.0
+_COMMIT_RUN_SHARE = 0.02
+_COMMIT_LEAST_S = 1.0
+
+
+class FeatureWriter:
+    """Writes parts of one feature set; several writers may share a set, never a part."""
+
+    def __init__(
+        self,
+        folder: Path,
+        spec: FeatureSpec,
+        part: type[Part],
+        part_bytes: int,
+        on_commit: Callable[[], None],
+    ) -> None:
+        self._folder = folder
+        self._spec = spec
+        self._part = part
+        self._part_bytes = part_bytes
+        self._on_commit = on_commit
+        self._pending: dict[tuple[str, int, int], ClipTokens] = {}
+        self._pending_bytes = 0
+        self._opened_at = self._committed_at = time.monotonic()
+        self._commit_cost_s = 0.0
+
+    def __enter__(self) -> FeatureWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Commit what is whole, also when the run ends with an error or Ctrl-C."""
+        self.commit()
+
+    def add(
+        self,
+        clip_id: str,
+        tokens: np.ndarray,
+        *,
+        source: str = "0" * 16,
+        view: int = 0,
+        time_s: np.ndarray | None = None,
+        valid: np.ndarray | None = None,
+        aux: dict[str, np.ndarray] | None = None,
+    ) -> None:
+        """Take one clip's tokens; they are safe after the next commit.
+
+        Args:
+            clip_id: the clip.
+            tokens: (N, D) floating, N at least 1.
+            source: what they were made from, 16 hex digits.
+            view: 0 the plain view; 1 and up augmented ones.
+            time_s: (N,) centre times; evenly spread over [0, 1] where there are none.
+            valid: (N,) bool; all True by default.
+            aux: name -> (N, ...), the same names for every clip of the set.
+
+        Raises:
+            NonFiniteTokensError: NaN, infinity, or overflow of the stored type; nothing of the clip is kept.
+            ValueError: shapes that do not fit.
+        """
+        if tokens.ndim != 2 or len(tokens) < 1 or tokens.shape[1] != self._spec.dim:
+            raise ValueError(f"clip {clip_id!r}: tokens of shape {tokens.shape}; expected (N, {self._spec.dim})")
+        num = len(tokens)
+        time_s = (np.arange(num) + 0.5) / num if time_s is None else time_s
+        valid = np.ones(num, bool) if valid is None else valid
+        for name, array in {"time_s": time_s, "valid": valid, **(aux or {})}.items():
+            if len(array) != num:
+                raise ValueError(f"clip {clip_id!r}: {name} has {len(array)} entries for {num} tokens")
+        stored = to_stored(tokens, self._spec.dtype, clip_id)
+        key = (clip_id, int(source, 16), view)
+        self._pending[key] = ClipTokens(
+            *key, stored, np.asarray(time_s, np.float32), np.asarray(valid, bool), dict(aux or {})
+        )
+        self._pending_bytes += stored.nbytes
+
+    def commit_if_due(self) -> None:
+        """Commit when the part is full or enough time has passed; call it after every batch."""
+        now = time.monotonic()
+        wait_s = max(
+            _COMMIT_LEAST_S,
+            _COMMIT_COST_FACTOR * self._commit_cost_s,
+            _COMMIT_RUN_SHARE * (now - self._opened_at),
+        )
+        if self._pending_bytes >= self._part_bytes or now - self._committed_at >= wait_s:
+            self.commit()
+
+    def commit(self) -> None:
+        """Write all pending clips as one part, complete or not at all.
+
+        Raises:
+            CacheError: disk full or no permission; what was committed before is safe.
+        """
+        if not self._pending:
+            return
+        clips, self._pending, self._pending_bytes = list(self._pending.values()), {}, 0
+        started = time.monotonic()
+        arrays, attributes = pack_clips(clips, self._spec.fingerprint)
+        with writing(self._folder):
+            self._folder.mkdir(exist_ok=True)
+            self._part.write(self._folder / self._next_name(), arrays, attributes)
+        self._committed_at = time.monotonic()
+        self._commit_cost_s = self._committed_at - started
+        self._on_commit()
+
+    def _next_name(self) -> str:
+        """Next number, and random digits so that writers on other machines never meet."""
+        numbers = [int(path.name[:5]) for path in self._folder.glob("[0-9]*-*") if path.name[:5].isdigit()]
+        return f"{max(numbers, default=-1) + 1:05d}-{secrets.token_hex(4)}{self._part.suffix}"

@@ -1,0 +1,29 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from samples import FORMATS
+
+from mgcli.cache import FeatureCache, open_cache
+
+
+@pytest.fixture(params=FORMATS)
+def cache(request: pytest.FixtureRequest, tmp_path: Path) -> FeatureCache:
+    """An empty cache of each format in turn."""
+    return open_cache(tmp_path / "features", create=True, format=request.param)
+
+
+@pytest.fixture
+def clips_csv(tmp_path: Path) -> Callable[[str], Path]:
+    """Write CSV text as a clip table and give its path."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "clips.csv"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
