@@ -181,6 +181,28 @@ def draw_validation(table: pd.DataFrame, seed: int = 0, fraction: float = 0.2) -
     return table.assign(split=split)
 
 
+def describe_clips(table: pd.DataFrame) -> str:
+    """Counts of a checked clip table for people: clips, subjects and labels by split, and files not found."""
+    lines = [f"{len(table)} clips, {table['video'].replace('', pd.NA).nunique()} videos"]
+    for split in (*SPLITS, ""):
+        clips = table[table["split"] == split]
+        if len(clips):
+            labels = ", ".join(
+                f"{(clips[task] != '').sum()} with {task} ({clips[task].replace('', pd.NA).nunique()} classes)"
+                for task in TASKS
+            )
+            subjects = clips["subject_id"].nunique()
+            lines.append(f"  {split or 'no split':<8} {len(clips)} clips of {subjects} subjects; {labels}")
+    for column in ("video", "skeleton"):
+        absent = sorted({name for name in table[column] if name and not Path(name).is_file()})
+        if absent:
+            shown = ", ".join(absent[:3]) + (" ..." if len(absent) > 3 else "")
+            lines.append(f"  {len(absent)} {column} file(s) not found: {shown}")
+    if not table.attrs.get("subjects_given", True):
+        lines.append("  no subject_id column: each video counts as its own subject")
+    return "\n".join(lines)
+
+
 def clip_table_csv(table: pd.DataFrame) -> bytes:
     """The table as CSV bytes, the same for the same content."""
     first = [column for column in _COLUMNS if column in table]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -23,8 +24,8 @@ def imported_modules(file: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: write `from mgcli...`, not a relative import"
             found.add(node.module or "")
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("mgcli."):
-            found.add(node.value.split(":")[0])
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found |= set(re.findall(r"^(mgcli\.[\w.]+):\w+$", node.value))
     return found
 
 

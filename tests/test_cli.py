@@ -1,0 +1,166 @@
+"""The command line: every command has help and stands in the README, and the main paths run as a user types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import typer
+from samples import make_table, make_tokens
+
+from mgcli.cli import app
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def all_commands(group: Any, path: str = "mgcli") -> Iterator[tuple[str, Any]]:
+    """Every command with the words that call it."""
+    if hasattr(group, "commands"):
+        for name, command in group.commands.items():
+            yield from all_commands(command, f"{path} {name}")
+    else:
+        yield path, group
+
+
+COMMANDS = dict(all_commands(typer.main.get_command(app)))
+
+
+def mgcli(*words: object, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user does, and check its exit code."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mgcli.cli", *map(str, words)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"MGCLI_WEIGHTS_DIR": str(cwd / "no-weights"), "TORCH_HOME": str(cwd / "no-weights")},
+    )
+    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_every_command_and_option_has_help(path: str) -> None:
+    command = COMMANDS[path]
+    assert command.help, path
+    for parameter in command.params:
+        if parameter.param_type_name == "option":
+            assert parameter.help, f"{path} {parameter.opts}"
+
+
+def test_the_readme_lists_every_command_and_no_other() -> None:
+    rows = re.findall(r"^\| `(mgcli [a-z -]+)", README, flags=re.MULTILINE)
+    listed = {re.sub(r"( --?[a-z]+| [A-Z]+).*", "", row).strip() for row in rows}
+    assert listed == set(COMMANDS)
+
+
+def test_every_option_in_the_readme_exists() -> None:
+    known = {name for command in COMMANDS.values() for parameter in command.params for name in parameter.opts}
+    known |= {"--help", "--version", "--quiet", "--editable"}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= known
+
+
+def test_help_and_version(tmp_path: Path) -> None:
+    assert "extract" in mgcli("--help", cwd=tmp_path).stdout
+    assert mgcli("--version", cwd=tmp_path).stdout.startswith("mgcli ")
+    mgcli("extrakt", cwd=tmp_path, code=2)
+
+
+@pytest.fixture
+def imported(tmp_path: Path) -> Path:
+    """A folder with a cache of two imported modalities, 24 clips each, no project file."""
+    table = make_table(48, 12)
+    table.drop(columns=["video", "skeleton"]).to_csv(tmp_path / "clips.csv", index=False)
+    for modality in ("context", "pose"):
+        arrays = {
+            clip_id: make_tokens(clip_id + modality, 4, 6) + 2 * (emotion == "win")
+            for clip_id, emotion in zip(table["clip_id"], table["emotion"], strict=True)
+        }
+        np.savez(tmp_path / f"{modality}.npz", **arrays)  # type: ignore[arg-type]
+        mgcli(
+            *("cache", "import", f"{modality}.npz", "--modality", modality, "--backbone", "mine"),
+            *("--clips", "clips.csv", "--format", "zarr"),
+            cwd=tmp_path,
+        )
+    return tmp_path
+
+
+def test_stage_two_works_without_stage_one(imported: Path) -> None:
+    info = json.loads(mgcli("cache", "info", "--json", cwd=imported).stdout)
+    assert [(each["modality"], each["clips"], each["dim"], each["format"]) for each in info["feature_sets"]] == [
+        ("context", 48, 6, "zarr"),
+        ("pose", 48, 6, "zarr"),
+    ]
+    assert json.loads(mgcli("cache", "verify", "--json", cwd=imported).stdout)["ok"]
+    done = mgcli(
+        *("fuse-train", "--task", "emotion", "--seeds", 2, "--json", "--option", "epochs=5"),
+        *("--option", "min_steps=20"),
+        cwd=imported,
+    )
+    result = json.loads(done.stdout)
+    assert (result["task"], result["head"], result["seeds"]) == ("emotion", "inter_fusion", [0, 1])
+    assert result["modalities"] == ["context", "pose"]
+    for split in ("val", "test"):
+        for score in ("top1", "macro_f1", "mean_class_accuracy"):
+            assert set(result["metrics"][split][score]) == {"mean", "std", "values"}
+    run = Path(result["run"])
+    again = json.loads(mgcli("evaluate", run, "--json", cwd=imported).stdout)
+    assert again["metrics"]["test"]["top1"] == result["metrics"]["test"]["top1"]
+    mgcli("predict", run, "--out", "predictions.csv", cwd=imported)
+    assert len(pd.read_csv(imported / "predictions.csv")) == 48
+
+
+def test_a_cache_of_one_modality_trains_that_one_and_says_so(imported: Path) -> None:
+    mgcli("cache", "rm", "pose--mine", "--yes", cwd=imported, code=1)
+    name = next((imported / "features").glob("pose--*")).name
+    mgcli("cache", "rm", name, "--yes", cwd=imported)
+    done = mgcli(*("fuse-train", "--task", "emotion", "--seeds", 1, "--json", "--option", "epochs=1"), cwd=imported)
+    assert json.loads(done.stdout)["head"] == "single_context"
+    assert "the cache has no pose" in done.stderr
+    assert "mgcli extract --modality pose" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["cache", "info"], "no cache in features; fill one with: mgcli extract"),
+        (["extract", "--modality", "video"], "no clip table"),
+        (["extract", "--modality", "vidoe", "--clips", "clips.csv"], "did you mean 'video'"),
+        (["extract", "--modality", "video", "--clips", "clips.csv", "--tokens", "fulll"], "mvit_v2_s offers: time, full"),
+        (["extract", "--modality", "video", "--clips", "clips.csv", "--no-download"], "mvit_v2_s-ae3be167.pth"),
+        (["extract", "--modality", "video", "--clips", "clips.csv", "--cache", "clips.csv"], "is a file"),
+        (["init", "tabel"], "did you mean 'table'"),
+        (["fuse-train", "--task", "emotion"], "no cache in features"),
+        (["evaluate", "absent"], "no cache in features"),
+    ],
+)
+def test_a_mistake_gets_one_line_and_exit_code_1(tmp_path: Path, words: list[str], message: str) -> None:
+    (tmp_path / "clips.csv").write_text("clip_id,video,split\na,a.mp4,train\n")
+    if message == "no clip table":
+        (tmp_path / "clips.csv").unlink()
+    done = mgcli(*words, cwd=tmp_path, code=1)
+    assert message in done.stderr
+    assert done.stderr.startswith("mgcli: ")
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+
+
+def test_lists_print_tables_and_json(tmp_path: Path) -> None:
+    for command, names in (
+        ("backbones", {"mvit_v2_s", "joints"}),
+        ("heads", {"cross_modal_token_fusion", "inter_fusion", "single", "concat", "score_average", "constant"}),
+        ("datasets", {"table", "folder", "demo"}),
+    ):
+        text = mgcli(command, cwd=tmp_path).stdout
+        rows = json.loads(mgcli(command, "--json", cwd=tmp_path).stdout)
+        assert names <= {row["name"] for row in rows}
+        assert all(row["name"] in text for row in rows)
