@@ -1,0 +1,82 @@
+"""Stage one: media in, tokens out. Importing this package loads no torch; its names load what they need."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mgcli.extract.backbone import (
+        BACKBONES,
+        MODALITIES,
+        Backbone,
+        BackboneError,
+        Modality,
+        Prepared,
+        backbone_class,
+        create_backbone,
+    )
+    from mgcli.extract.catalogue import describe_backbones, describe_datasets, weights_are_here
+    from mgcli.extract.dataset import DATASETS, DatasetError, DatasetProtocol, load_dataset
+    from mgcli.extract.dataset_demo import DemoConfig, make_demo
+    from mgcli.extract.pipeline import extract_modalities
+    from mgcli.extract.report import ExtractReport, ModalityReport
+    from mgcli.extract.skeleton import Skeleton, SkeletonError, read_skeleton
+    from mgcli.extract.source import add_sources
+    from mgcli.extract.video import DecodePlan, VideoError, VideoIndex, decode_frames, index_video, plan_decode
+    from mgcli.extract.weights import PublishedWeights, WeightsError, download_weights, weights_folders
+
+__all__ = [
+    "BACKBONES",
+    "DATASETS",
+    "MODALITIES",
+    "Backbone",
+    "BackboneError",
+    "DatasetError",
+    "DatasetProtocol",
+    "DecodePlan",
+    "DemoConfig",
+    "ExtractReport",
+    "Modality",
+    "ModalityReport",
+    "Prepared",
+    "PublishedWeights",
+    "Skeleton",
+    "SkeletonError",
+    "VideoError",
+    "VideoIndex",
+    "WeightsError",
+    "add_sources",
+    "backbone_class",
+    "create_backbone",
+    "decode_frames",
+    "describe_backbones",
+    "describe_datasets",
+    "download_weights",
+    "extract_modalities",
+    "index_video",
+    "load_dataset",
+    "make_demo",
+    "plan_decode",
+    "read_skeleton",
+    "weights_are_here",
+    "weights_folders",
+]
+
+_MODULES = {  # module -> public names in it
+    "backbone": "BACKBONES MODALITIES Backbone BackboneError Modality Prepared backbone_class create_backbone",
+    "catalogue": "describe_backbones describe_datasets weights_are_here",
+    "dataset": "DATASETS DatasetError DatasetProtocol load_dataset",
+    "dataset_demo": "DemoConfig make_demo",
+    "pipeline": "extract_modalities",
+    "report": "ExtractReport ModalityReport",
+    "skeleton": "Skeleton SkeletonError read_skeleton",
+    "source": "add_sources",
+    "video": "DecodePlan VideoError VideoIndex decode_frames index_video plan_decode",
+    "weights": "PublishedWeights WeightsError download_weights weights_folders",
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

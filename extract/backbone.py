@@ -1,0 +1,192 @@
+"""The contract of a frozen backbone, the table of those there are, and how one is made."""
+
+# Shapes: B batch, T frames, H height, W width, C channels, V joints, N tokens, D token width.
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, get_args, get_type_hints
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mgcli.cache import MgcliError
+from mgcli.extract.weights import PublishedWeights, Weights, load_weights, resolve_weights, state_sha256
+
+BACKBONES: dict[str, str] = {  # name -> where it is; imported when asked for
+    "mvit_v2_s": "mgcli.extract.backbone_mvit:MViTv2S",
+    "joints": "mgcli.extract.backbone_joints:Joints",
+}
+PRECISIONS: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class BackboneError(MgcliError):
+    """A backbone, layout or option that does not exist."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Modality:
+    """What a modality is made with unless the caller says otherwise."""
+
+    backbone: str
+    tokens: str | None = None  # layout; None: the backbone's own default
+    options: dict[str, Any] = field(default_factory=dict)  # passed to backbones that take them
+    task: str | None = None  # the clips with a label of this task, where there are any; None: every clip
+
+
+MODALITIES: dict[str, Modality] = {
+    "video": Modality(backbone="mvit_v2_s", tokens="time", options={"sampling": "official"}),
+    "context": Modality(backbone="mvit_v2_s", tokens="pooled", options={"sampling": "windows"}, task="emotion"),
+    "pose": Modality(backbone="joints"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """One input of a backbone, ready to be stacked into a batch."""
+
+    inputs: Tensor  # no batch axis; the same shape for every input of a backbone
+    time_s: np.ndarray  # (N,) float32, centre of each token in the source video
+    valid: np.ndarray  # (N,) bool, False where there was nothing to see
+
+
+class Backbone(nn.Module, ABC):
+    """A frozen network, or fixed computation, that turns frames or skeletons into tokens.
+
+    A subclass takes `tokens` and its other options as keywords, checks them, and leaves them readable in
+    `sampling` and `transform`: together with the weights these are all that decides a token's value.
+    A clip's tokens are those of its windows, one window after another.
+    """
+
+    name: ClassVar[str]
+    reads: ClassVar[str]  # "video": frames (T, H, W, 3) uint8 RGB; "skeleton": (T, V, 3) float32 x, y, confidence
+    layouts: ClassVar[tuple[str, ...]]  # token layouts it offers, default first
+    precisions: ClassVar[tuple[str, ...]] = ("float32", "bfloat16")  # it can compute in
+    has_weights: ClassVar[bool] = True  # False: a fixed computation
+    published: ClassVar[PublishedWeights | None] = None
+
+    tokens: str  # the layout in use
+    embed_dim: int  # D
+    sampling: dict[str, Any]  # plain values: which frames it sees
+    transform: dict[str, Any]  # plain values: what is done to them
+    weights: Weights = Weights(name="none")
+    precision: str = "float32"
+
+    @abstractmethod
+    def windows(self, start_s: float, end_s: float) -> list[np.ndarray]:
+        """Times of the frames of each input that the clip [start_s, end_s) gives; (T,) each, ascending."""
+
+    @abstractmethod
+    def prepare(self, media: np.ndarray, times_s: np.ndarray) -> Prepared:
+        """One input from the frames or skeletons at `times_s`."""
+
+    @abstractmethod
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(B, ...) -> (B, N, D); a clip's tokens do not depend on its batch."""
+
+    @torch.inference_mode()
+    def embed(self, inputs: Tensor) -> Tensor:
+        """Tokens of a batch in the backbone's own precision and on its device, given back as float32 on the CPU."""
+        parameter = next(self.parameters(), None)
+        device = parameter.device if parameter is not None else inputs.device
+        inputs = inputs.to(device=device, dtype=PRECISIONS[self.precision], non_blocking=True)
+        return self(inputs).float().cpu()  # (B, N, D)
+
+
+def create_backbone(
+    name: str,
+    *,
+    weights: str | None = None,
+    tokens: str | None = None,
+    precision: str = "float32",
+    device: str | torch.device = "cpu",
+    weights_dir: Path | None = None,
+    download: bool = False,
+    **options: Any,
+) -> Backbone:
+    """A frozen backbone, ready for `embed`.
+
+    Args:
+        name: of the table, or `package.module:Class` for a user's own.
+        weights: file, name in a weights folder, "random:SEED", or None for the published ones.
+        tokens: layout; None for the backbone's default.
+        precision: float32 or bfloat16.
+        device: where it runs.
+        weights_dir: folder that weights are looked for first.
+        download: fetch published weights that are nowhere.
+        options: of this backbone, such as sampling="uniform".
+
+    Raises:
+        BackboneError: unknown name, layout, precision or option.
+        WeightsError: weights missing, damaged or for another network.
+    """
+    kind = backbone_class(name)
+    layout = tokens or kind.layouts[0]
+    if layout not in kind.layouts:
+        raise BackboneError(f"{kind.name} has no token layout {layout!r}; it offers: {', '.join(kind.layouts)}")
+    if precision not in kind.precisions:
+        raise BackboneError(f"{kind.name} cannot compute in {precision!r}; it can in: {', '.join(kind.precisions)}")
+    _check_options(kind, options)
+    if weights is not None and not kind.has_weights:
+        raise BackboneError(f"{kind.name} is computed without weights; leave out weights={weights!r}")
+    wanted = resolve_weights(weights, kind.published, weights_dir=weights_dir, download=download)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(wanted.seed or 0)
+        backbone = kind(tokens=layout, **options)
+    if wanted.path is not None:
+        load_weights(backbone, wanted.path)
+    elif kind.has_weights:  # random, or filled by the class itself: torch may draw otherwise in another version
+        name = "own" if wanted.seed is None else wanted.name
+        wanted = Weights(name=name, sha256=state_sha256(backbone), seed=wanted.seed)
+    backbone.weights = wanted
+    backbone.precision = precision
+    backbone.to(device=device, dtype=PRECISIONS[precision])
+    return backbone.eval().requires_grad_(False)
+
+
+def backbone_class(name: str) -> type[Backbone]:
+    """The class behind a name of the table or a `package.module:Class`.
+
+    Raises:
+        BackboneError: there is none, or it is no Backbone.
+    """
+    if name not in BACKBONES and ":" not in name:
+        near = difflib.get_close_matches(name, BACKBONES, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ";"
+        raise BackboneError(f"unknown backbone {name!r}{hint} All: mgcli backbones")
+    module_name, _, class_name = BACKBONES.get(name, name).partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except (ModuleNotFoundError, AttributeError, ValueError) as error:
+        raise BackboneError(f"no backbone at {name!r}: {error}; write it as package.module:Class") from error
+    if not (isinstance(found, type) and issubclass(found, Backbone)):
+        raise BackboneError(f"{name!r} is not a subclass of mgcli.extract.Backbone")
+    if found.name in BACKBONES and BACKBONES[found.name] != f"{module_name}:{class_name}":
+        raise BackboneError(f"{name!r} calls itself {found.name!r}, which is taken; give the class another name")
+    return found
+
+
+def accepted_options(kind: type[Backbone]) -> set[str]:
+    """Names of the options that a backbone's constructor takes, besides `tokens`."""
+    return set(inspect.signature(kind.__init__).parameters) - {"self", "tokens"}
+
+
+def _check_options(kind: type[Backbone], options: dict[str, Any]) -> None:
+    known = accepted_options(kind)
+    hints = get_type_hints(kind.__init__)
+    for option, value in options.items():
+        if option not in known:
+            near = difflib.get_close_matches(option, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; it takes: {', '.join(sorted(known)) or 'none'}"
+            raise BackboneError(f"{kind.name} has no option {option!r}{hint}")
+        plain = [each for each in get_args(hints.get(option)) or (hints.get(option),) if isinstance(each, type)]
+        fitting = (*plain, int) if float in plain else tuple(plain)
+        if plain and not isinstance(value, fitting):
+            names = " or ".join(each.__name__ for each in plain)
+            raise BackboneError(f"{kind.name}: {option} is {value!r}; it must be {names}")

@@ -1,0 +1,91 @@
+"""Which device, precision and batch size suit this machine."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from mgcli.extract.backbone import Backbone, BackboneError
+
+BATCH_SIZE_CPU = 2
+BATCH_SIZE_CUDA = 32
+
+
+def choose_device(device: str | None = None) -> torch.device:
+    """The device named, or the first GPU, or the processor.
+
+    Raises:
+        BackboneError: torch does not know it, or it is not there.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+        return torch.device(device)
+    except (RuntimeError, AssertionError) as error:
+        raise BackboneError(f"no device {device!r} here: {str(error).splitlines()[0]}") from error
+
+
+def choose_precision(precision: str, kind: type[Backbone], device: torch.device) -> str:
+    """The precision asked for; for "auto" bfloat16 where the device computes in it, else float32.
+
+    A backbone that knows only one precision computes in that.
+
+    Raises:
+        BackboneError: no such precision.
+    """
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise BackboneError(f"unknown precision {precision!r}; known: auto, float32, bfloat16")
+    if len(kind.precisions) == 1:
+        return kind.precisions[0]
+    if precision == "auto":
+        return "bfloat16" if _computes_bfloat16(device) else "float32"
+    return precision
+
+
+def choose_batch_size(batch_size: int | None, device: torch.device) -> int:
+    """Inputs a batch; the pipeline halves it when memory runs out.
+
+    Raises:
+        BackboneError: below 1.
+    """
+    if batch_size is None:
+        return BATCH_SIZE_CUDA if device.type == "cuda" else BATCH_SIZE_CPU
+    if batch_size < 1:
+        raise BackboneError(f"batch size is {batch_size}; it must be 1 or more")
+    return batch_size
+
+
+def choose_workers(workers: int | None) -> int:
+    """Decoder threads: half of the cores, the network wants the others.
+
+    Raises:
+        BackboneError: below 0.
+    """
+    if workers is None:
+        return max(1, min(8, _num_cores() // 2))
+    if workers < 0:
+        raise BackboneError(f"workers is {workers}; it must be 0 (decode between batches) or more")
+    return workers
+
+
+def choose_decoder_threads(workers: int) -> int:
+    """Threads of each decoder, so that all of them together use the cores once."""
+    return max(1, _num_cores() // max(1, workers))
+
+
+def _num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _computes_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is done in hardware; emulated it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu":
+        return False
+    # torch has no public question for this; a version that drops these names computes in float32
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in names)

@@ -1,0 +1,223 @@
+"""From clips to backbone inputs: one decode pass a video, for all its clips and all backbones together."""
+
+# Shapes: T frames of an input, H height, W width.
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from mgcli.cache import MgcliError
+from mgcli.extract.backbone import Backbone, Prepared
+from mgcli.extract.skeleton import Skeleton, SkeletonError, read_skeleton
+from mgcli.extract.video import VideoError, VideoIndex, decode_frames, index_video, plan_decode
+
+END_SLACK_S = 0.5  # an interval may end this long after its video before that is worth a warning
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipRequest:
+    """One clip for one backbone."""
+
+    number: int  # place among all requests of the run
+    clip_id: str
+    source: str  # 16 hex digits; empty where a file is not there
+    modality: str
+    backbone: Backbone
+    video: Path | None
+    skeleton: Path | None
+    skeleton_fps: float | None
+    seconds: tuple[float, float] | None  # [start, end); None with `frames` None: the whole video
+    frames: tuple[int, int] | None  # [start, end)
+
+
+@dataclass(frozen=True, eq=False)
+class InputReady:
+    """One input of a clip; a clip is whole when all `of` have come."""
+
+    request: ClipRequest
+    window: int
+    of: int
+    prepared: Prepared
+
+
+@dataclass(frozen=True, eq=False)
+class ClipFailed:
+    """A clip that will give no tokens."""
+
+    request: ClipRequest
+    stage: str  # open, skeleton, interval, decode, prepare
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class ClipWarning:
+    """A clip that goes on, with something a person should know."""
+
+    request: ClipRequest
+    message: str
+
+
+ClipEvent = InputReady | ClipFailed | ClipWarning
+
+
+@dataclass(frozen=True, eq=False)
+class _Window:
+    request: ClipRequest
+    window: int
+    of: int
+    times_s: np.ndarray  # (T,)
+    frames: np.ndarray  # (T,) int64
+
+
+def read_file(requests: Sequence[ClipRequest], decoder_threads: int = 1) -> Iterator[ClipEvent]:
+    """Everything that the clips of one video give: skeletons first, then frames as they are decoded."""
+    video = requests[0].video
+    index: VideoIndex | MgcliError | None = None
+    if video is not None and any(_needs_video(each) for each in requests):
+        try:
+            index = index_video(video)
+        except VideoError as error:
+            index = error
+    of_skeleton = [each for each in requests if each.backbone.reads == "skeleton"]
+    for _, group in groupby(of_skeleton, key=lambda each: (each.skeleton, each.skeleton_fps)):
+        yield from _read_skeletons(list(group), index)
+    of_video = [each for each in requests if each.backbone.reads == "video"]
+    if of_video:
+        yield from _read_video(of_video, index, decoder_threads)
+
+
+def _needs_video(request: ClipRequest) -> bool:
+    return request.backbone.reads == "video" or request.skeleton_fps is None
+
+
+def _read_skeletons(requests: Sequence[ClipRequest], index: VideoIndex | MgcliError | None) -> Iterator[ClipEvent]:
+    """The inputs of clips that share a skeleton file."""
+    path, fps = requests[0].skeleton, requests[0].skeleton_fps
+    try:
+        if path is None:
+            raise SkeletonError("the clip table names no skeleton for this clip")
+        if fps is None and isinstance(index, MgcliError):
+            raise index
+        skeleton = read_skeleton(path, fps=fps, video=index if isinstance(index, VideoIndex) else None)
+    except MgcliError as error:
+        stage = "open" if error is index else "skeleton"
+        yield from (ClipFailed(request, stage, str(error)) for request in requests)
+        return
+    for request in requests:
+        for item in _windows(request, skeleton):
+            if isinstance(item, _Window):
+                yield _prepare(item, skeleton.joints[item.frames])
+            else:
+                yield item
+
+
+def _read_video(
+    requests: Sequence[ClipRequest], index: VideoIndex | MgcliError | None, decoder_threads: int
+) -> Iterator[ClipEvent]:
+    """The inputs of clips that share a video, as soon as the last frame of each is decoded."""
+    if not isinstance(index, VideoIndex):
+        reason = "the clip table names no video for this clip" if index is None else str(index)
+        yield from (ClipFailed(request, "open", reason) for request in requests)
+        return
+    windows: list[_Window] = []
+    for request in requests:
+        for item in _windows(request, index):
+            if isinstance(item, _Window):
+                windows.append(item)
+            else:
+                yield item
+    windows.sort(key=lambda window: (window.frames[-1], window.request.number, window.window))
+    still_needed = Counter(frame for window in windows for frame in set(window.frames.tolist()))
+    decoded: dict[int, np.ndarray] = {}  # frames that a later window needs, (H, W, 3) each
+
+    def complete(window: _Window) -> ClipEvent:
+        frames = window.frames.tolist()
+        missing = next((frame for frame in frames if frame not in decoded), None)
+        if missing is None:
+            event = _prepare(window, np.stack([decoded[frame] for frame in frames]))
+        else:
+            reason = f"{index.path}: the frame at {index.time_s[missing]:.2f} s cannot be decoded"
+            event = ClipFailed(window.request, "decode", reason)
+        for frame in set(frames):
+            still_needed[frame] -= 1
+            if still_needed[frame] == 0:
+                decoded.pop(frame, None)
+        return event
+
+    place = 0
+    try:
+        for frame, rgb in decode_frames(index, plan_decode(index, list(still_needed)), threads=decoder_threads):
+            while place < len(windows) and windows[place].frames[-1] < frame:  # its last frame was left out
+                yield complete(windows[place])
+                place += 1
+            decoded[frame] = rgb
+            while place < len(windows) and windows[place].frames[-1] == frame:
+                yield complete(windows[place])
+                place += 1
+        for window in windows[place:]:
+            yield complete(window)
+    except VideoError as error:
+        yield from (ClipFailed(window.request, "decode", str(error)) for window in windows[place:])
+
+
+def _prepare(window: _Window, media: np.ndarray) -> InputReady | ClipFailed:
+    try:
+        prepared = window.request.backbone.prepare(media, window.times_s)
+    except MgcliError as error:
+        return ClipFailed(window.request, "prepare", str(error))
+    return InputReady(window.request, window.window, window.of, prepared)
+
+
+def _windows(request: ClipRequest, timeline: VideoIndex | Skeleton) -> Iterator[_Window | ClipFailed | ClipWarning]:
+    """The windows of a clip with the frames or rows they need, or why there are none."""
+    start_s, end_s, asked_s = _interval(request, timeline)
+    if start_s >= timeline.end_s:
+        yield ClipFailed(
+            request, "interval", f"the clip starts at {start_s:.2f} s, after the end at {timeline.end_s:.2f} s"
+        )
+        return
+    if start_s >= end_s:
+        yield ClipFailed(request, "interval", f"the clip starts at {start_s:.2f} s and ends at {end_s:.2f} s")
+        return
+    if isinstance(timeline, VideoIndex) and timeline.cut_short and asked_s > timeline.end_s:
+        yield ClipFailed(
+            request,
+            "interval",
+            f"{timeline.path}: cut short: its header says {timeline.stated_s:.2f} s, but its frames end at "
+            f"{timeline.end_s:.2f} s, before the clip does",
+        )
+        return
+    if asked_s > timeline.end_s + END_SLACK_S and (request.seconds or request.frames):
+        yield ClipWarning(
+            request, f"the clip ends at {asked_s:.2f} s, its video at {timeline.end_s:.2f} s; what is there is used"
+        )
+    windows = request.backbone.windows(start_s, end_s)
+    for number, times_s in enumerate(windows):
+        yield _Window(request, number, len(windows), times_s, timeline.frames_at(times_s))
+
+
+def _interval(request: ClipRequest, timeline: VideoIndex | Skeleton) -> tuple[float, float, float]:
+    """Start and end of a clip within its video, and the end that was asked for, in seconds."""
+    if request.seconds is not None:
+        start_s, asked_s = request.seconds
+    elif request.frames is not None:
+        start_s, asked_s = (_frame_time(timeline, frame) for frame in request.frames)
+    else:
+        start_s, asked_s = 0.0, timeline.end_s
+        if isinstance(timeline, VideoIndex) and timeline.cut_short:
+            asked_s = timeline.stated_s
+    return start_s, min(asked_s, timeline.end_s), asked_s
+
+
+def _frame_time(timeline: VideoIndex | Skeleton, frame: int) -> float:
+    """When a frame is shown; frames past the end are counted on at the average rate."""
+    count = len(timeline.time_s)
+    if frame < count:
+        return float(timeline.time_s[frame])
+    return timeline.end_s + (frame - count) * timeline.end_s / count

@@ -1,0 +1,158 @@
+"""What one modality of a run consists of: its backbone, its clips, the spec of its tokens."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from mgcli.cache import TASKS, ClipTableError, FeatureSet, FeatureSpec
+from mgcli.extract.backbone import (
+    MODALITIES,
+    Backbone,
+    BackboneError,
+    Modality,
+    accepted_options,
+    backbone_class,
+    create_backbone,
+)
+from mgcli.extract.device import choose_precision
+from mgcli.extract.inputs import ClipRequest
+from mgcli.extract.skeleton import SkeletonError, read_skeleton
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModalityConfig:
+    """What a caller asks of one modality; None leaves it to the modality's own habits."""
+
+    modality: str
+    backbone: str | None = None
+    tokens: str | None = None
+    weights: str | None = None
+    options: Mapping[str, Any] | None = None
+    precision: str = "auto"
+    store_dtype: str | None = None
+    task: str | None = None
+    weights_dir: Path | None = None
+    download: bool = False
+
+    @property
+    def usual(self) -> Modality:
+        """What the modality is made with unless the caller says otherwise.
+
+        Raises:
+            BackboneError: unknown modality, and no backbone named for it.
+        """
+        if self.modality in MODALITIES:
+            return MODALITIES[self.modality]
+        if self.backbone is not None:
+            return Modality(backbone=self.backbone)
+        near = difflib.get_close_matches(self.modality, MODALITIES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(MODALITIES)}"
+        raise BackboneError(f"unknown modality {self.modality!r}{hint} A new one needs a backbone")
+
+    @property
+    def backbone_name(self) -> str:
+        return self.backbone or self.usual.backbone
+
+
+def clips_of(config: ModalityConfig, table: pd.DataFrame) -> pd.DataFrame:
+    """The clips that a modality is extracted for.
+
+    Raises:
+        ClipTableError: a task was asked for of which no clip has a label.
+    """
+    if config.task is not None:
+        if config.task not in TASKS:
+            raise ClipTableError(f"unknown task {config.task!r}; known: {', '.join(TASKS)}")
+        labelled = table[table[config.task] != ""]
+        if labelled.empty:
+            raise ClipTableError(f"no clip of the table has a label in its column {config.task!r}")
+        return labelled
+    task = config.usual.task
+    labelled = table[table[task] != ""] if task is not None else table
+    return table if labelled.empty else labelled
+
+
+def make_backbone(config: ModalityConfig, clips: pd.DataFrame, device: torch.device) -> Backbone:
+    """The backbone of a modality, with the caller's options over the modality's own.
+
+    Raises:
+        BackboneError: an option that does not exist.
+        WeightsError: weights missing, damaged or for another network.
+    """
+    kind = backbone_class(config.backbone_name)
+    accepted = accepted_options(kind)
+    options = {key: value for key, value in config.usual.options.items() if key in accepted}
+    if "num_joints" in accepted:
+        options |= _num_joints(clips)
+    options |= config.options or {}
+    usual_tokens = config.usual.tokens if config.usual.tokens in kind.layouts else None
+    return create_backbone(
+        config.backbone_name,
+        weights=config.weights,
+        tokens=config.tokens or usual_tokens,
+        precision=choose_precision(config.precision, kind, device),
+        device=device,
+        weights_dir=config.weights_dir,
+        download=config.download,
+        **options,
+    )
+
+
+def make_spec(config: ModalityConfig, backbone: Backbone) -> FeatureSpec:
+    """Everything that decides the value of this modality's tokens."""
+    narrow = "float32" if backbone.precision == "float32" else "float16"
+    return FeatureSpec(
+        modality=config.modality,
+        backbone=backbone.name,
+        reads=backbone.reads,
+        weights=backbone.weights.name,
+        weights_sha256=backbone.weights.sha256,
+        tokens=backbone.tokens,
+        dim=backbone.embed_dim,
+        dtype=config.store_dtype or narrow,
+        precision=backbone.precision,
+        sampling=backbone.sampling,
+        transform=backbone.transform,
+    )
+
+
+def missing_clips(
+    feature_set: FeatureSet, backbone: Backbone, clips: pd.DataFrame, first_number: int
+) -> Iterator[ClipRequest]:
+    """Requests for the clips whose tokens are not committed, numbered from `first_number` on."""
+    number = first_number
+    for row in clips.to_dict("records"):
+        source = row[f"{backbone.reads}_source"]
+        if source and feature_set.has(row["clip_id"], source):
+            continue
+        yield ClipRequest(
+            number=number,
+            clip_id=row["clip_id"],
+            source=source,
+            modality=feature_set.spec.modality,
+            backbone=backbone,
+            video=Path(row["video"]) if row["video"] else None,
+            skeleton=Path(row["skeleton"]) if row["skeleton"] else None,
+            skeleton_fps=None if pd.isna(row["skeleton_fps"]) else float(row["skeleton_fps"]),
+            seconds=None if pd.isna(row["start_s"]) else (float(row["start_s"]), float(row["end_s"])),
+            frames=None if pd.isna(row["start_frame"]) else (int(row["start_frame"]), int(row["end_frame"])),
+        )
+        number += 1
+
+
+def _num_joints(clips: pd.DataFrame) -> dict[str, int]:
+    """Joints in the first skeleton that can be read, as an option; none where no skeleton can be."""
+    for name in clips["skeleton"].unique():
+        if name:
+            try:
+                return {"num_joints": read_skeleton(Path(name), fps=1.0).joints.shape[1]}
+            except SkeletonError:
+                continue  # its clips will fail with the reason
+    return {}

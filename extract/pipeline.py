@@ -1,0 +1,233 @@
+"""Stage one: the clips that a cache lacks, decoded, embedded and written, with failures told and not fatal."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from mgcli.cache import FeatureCache, FeatureSet, check_clip_table
+from mgcli.extract.backbone import Backbone, BackboneError, backbone_class
+from mgcli.extract.device import choose_batch_size, choose_decoder_threads, choose_device, choose_workers
+from mgcli.extract.embed import ModalityEmbedder
+from mgcli.extract.inputs import ClipFailed, ClipRequest, InputReady, read_file
+from mgcli.extract.modality import ModalityConfig, clips_of, make_backbone, make_spec, missing_clips
+from mgcli.extract.progress import Progress
+from mgcli.extract.read_ahead import read_ahead
+from mgcli.extract.report import ExtractReport, ModalityReport
+from mgcli.extract.source import add_sources
+
+_PROVENANCE_PACKAGES = ("mgcli", "torch", "torchvision", "av", "numpy")
+
+
+def extract_modalities(
+    cache: FeatureCache,
+    table: pd.DataFrame,
+    modalities: Sequence[str],
+    *,
+    backbones: Mapping[str, str] | None = None,
+    tokens: str | Mapping[str, str] | None = None,
+    weights: str | Mapping[str, str] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    precision: str = "auto",
+    store_dtype: str | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+    task: str | None = None,
+    protocol: str = "table",
+    weights_dir: Path | None = None,
+    download: bool = False,
+    progress: bool = True,
+) -> ExtractReport:
+    """Compute and store the tokens that the cache lacks; each video is decoded once for all modalities.
+
+    A clip that fails is listed in the feature set's `failures.csv` and the run goes on; the next run tries it
+    again. However the run ends, whole clips are committed.
+
+    Args:
+        cache: where tokens go.
+        table: the clips, as `load_dataset` or `read_clip_table` gives them.
+        modalities: such as video, pose, context.
+        backbones: modality -> backbone, where it is not the usual one.
+        tokens: token layout, for each modality that offers it; or modality -> layout.
+        weights: file, name in a weights folder or "random:SEED", for each modality that has weights; or
+            modality -> weights.
+        options: modality -> options of its backbone.
+        precision: auto, float32 or bfloat16.
+        store_dtype: float16, bfloat16 or float32; by default float32 for float32 and float16 otherwise.
+        batch_size: inputs a forward pass; None suits the device.
+        workers: videos decoded at once; 0 decodes between batches, None suits the machine.
+        device: such as cpu or cuda:0; None takes a GPU where there is one.
+        task: only the clips with a label of this task.
+        protocol: name the clip table is kept under.
+        weights_dir: folder that weights are looked for first.
+        download: fetch published weights that are nowhere.
+        progress: show it on stderr.
+
+    Raises:
+        MgcliError: something that concerns the whole run: an option, weights, the cache.
+    """
+    started = time.monotonic()
+    chosen_device = choose_device(device)
+    batch_size = choose_batch_size(batch_size, chosen_device)
+    workers = choose_workers(workers)
+    configs = [
+        ModalityConfig(
+            modality=modality,
+            backbone=(backbones or {}).get(modality),
+            options=(options or {}).get(modality),
+            precision=precision,
+            store_dtype=store_dtype,
+            task=task,
+            weights_dir=weights_dir,
+            download=download,
+        )
+        for modality in dict.fromkeys(modalities)
+    ]
+    configs = _spread(configs, "tokens", tokens, lambda kind, layout: layout in kind.layouts)
+    configs = _spread(configs, "weights", weights, lambda kind, _: kind.has_weights)
+    if isinstance(tokens, str) and not any(config.tokens for config in configs):
+        raise BackboneError(f"no token layout {tokens!r}; {_layouts(configs)}")
+    table = add_sources(_checked(table))
+    stages = _plan(cache, configs, table, chosen_device, protocol)
+    embedders, warnings = _run(stages, batch_size=batch_size, workers=workers, show_progress=progress)
+    seconds = time.monotonic() - started
+    reports = {
+        stage.modality: ModalityReport(
+            feature_set=stage.feature_set.name,
+            weights=stage.feature_set.spec.weights,
+            done=embedders[stage.modality].num_done,
+            skipped=stage.num_skipped,
+            failed=len(embedders[stage.modality].failures),
+            seconds=seconds,
+        )
+        for stage in stages
+    }
+    return ExtractReport(cache=cache.path, modalities=reports, warnings=warnings)
+
+
+@dataclass(frozen=True, eq=False)
+class _Stage:
+    """One modality of a run: what it is computed with, where to, and what is left to do."""
+
+    modality: str
+    backbone: Backbone
+    feature_set: FeatureSet
+    requests: list[ClipRequest]
+    num_skipped: int
+
+
+def _plan(
+    cache: FeatureCache, configs: Sequence[ModalityConfig], table: pd.DataFrame, device: torch.device, protocol: str
+) -> list[_Stage]:
+    """Make every backbone and find out what the cache lacks; it is not touched before all of them are made."""
+    clips = [clips_of(config, table) for config in configs]
+    backbones = [make_backbone(config, of_it, device) for config, of_it in zip(configs, clips, strict=True)]
+    specs = [make_spec(config, backbone) for config, backbone in zip(configs, backbones, strict=True)]
+    cache.write_clips(table, protocol)
+    stages = []
+    num_requests = 0
+    for spec, backbone, of_it in zip(specs, backbones, clips, strict=True):
+        feature_set = cache.create_feature_set(spec, _provenance(device))
+        requests = list(missing_clips(feature_set, backbone, of_it, first_number=num_requests))
+        num_requests += len(requests)
+        stages.append(_Stage(spec.modality, backbone, feature_set, requests, len(of_it) - len(requests)))
+    return stages
+
+
+def _run(
+    stages: Sequence[_Stage], *, batch_size: int, workers: int, show_progress: bool
+) -> tuple[dict[str, ModalityEmbedder], list[str]]:
+    """Read, embed and write all that is left to do; give each modality's embedder with its counts, and warnings."""
+    requests = [request for stage in stages for request in stage.requests]
+    embedders: dict[str, ModalityEmbedder] = {}
+    warnings: list[str] = []
+    with ExitStack() as stack:
+        bar = stack.enter_context(Progress(len(requests), shown=show_progress))
+        for stage in stages:
+            writer = stack.enter_context(stage.feature_set.writer())
+            embedder = ModalityEmbedder(stage.backbone, writer, batch_size=batch_size, on_clip=bar.clip)
+            embedders[stage.modality] = embedder
+            stack.callback(_write_failures, stage.feature_set, embedder)
+        read = partial(read_file, decoder_threads=choose_decoder_threads(workers))
+        lookahead = max(2, 2 * batch_size // max(1, workers))  # two batches ready, among all workers
+        events = stack.enter_context(
+            closing(read_ahead(_by_file(requests), read, workers=workers, lookahead=lookahead))
+        )
+        for event in events:
+            embedder = embedders[event.request.modality]
+            if isinstance(event, InputReady):
+                embedder.add(event)
+                bar.input()
+            elif isinstance(event, ClipFailed):
+                embedder.fail(event.request, event.stage, event.reason)
+            else:
+                warnings.append(f"clip {event.request.clip_id!r}: {event.message}")
+                bar.warn(warnings[-1])
+        for embedder in embedders.values():
+            embedder.flush()
+    return embedders, warnings
+
+
+def _checked(table: pd.DataFrame) -> pd.DataFrame:
+    """The table checked, also one that a notebook made; what its reader noted in `attrs` stays."""
+    checked = check_clip_table(table)
+    checked.attrs |= table.attrs
+    return checked
+
+
+def _spread(
+    configs: list[ModalityConfig],
+    field: str,
+    value: str | Mapping[str, str] | None,
+    fits: Callable[[type[Backbone], str], bool],
+) -> list[ModalityConfig]:
+    """Set a field of the modalities that a mapping names, or, for a plain value, of those that it fits."""
+    if value is None:
+        return configs
+    if isinstance(value, Mapping):
+        unknown = sorted(set(value) - {config.modality for config in configs})
+        if unknown:
+            raise BackboneError(f"{field} are given for {', '.join(unknown)}, which this run does not extract")
+        return [replace(config, **{field: value.get(config.modality)}) for config in configs]
+    fitting = [fits(backbone_class(config.backbone_name), value) for config in configs]
+    return [replace(config, **{field: value}) if fit else config for config, fit in zip(configs, fitting, strict=True)]
+
+
+def _layouts(configs: Sequence[ModalityConfig]) -> str:
+    kinds = {kind.name: kind for kind in (backbone_class(config.backbone_name) for config in configs)}
+    return "; ".join(f"{name} offers: {', '.join(kind.layouts)}" for name, kind in kinds.items())
+
+
+def _by_file(requests: Sequence[ClipRequest]) -> list[list[ClipRequest]]:
+    """The requests of all modalities, one list a video (or skeleton file without one), in table order."""
+    by_file: dict[Path | None, list[ClipRequest]] = {}
+    for request in requests:
+        by_file.setdefault(request.video or request.skeleton, []).append(request)
+    return list(by_file.values())
+
+
+def _write_failures(feature_set: FeatureSet, embedder: ModalityEmbedder) -> None:
+    feature_set.write_failures(embedder.failures)
+
+
+def _provenance(device: torch.device) -> dict[str, Any]:
+    """What made the tokens and does not change them."""
+    return {
+        **{name: version(name) for name in _PROVENANCE_PACKAGES},
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} {platform.machine()}",
+        "host": platform.node(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

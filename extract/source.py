@@ -1,0 +1,57 @@
+"""What a clip's tokens are made from, as 16 hex digits: a changed file or interval is a new source."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+_END_BYTES = 64 << 10
+_INTERVAL = ("start_s", "end_s", "start_frame", "end_frame")
+
+
+def add_sources(table: pd.DataFrame) -> pd.DataFrame:
+    """The clip table with `video_source` and `skeleton_source` filled in; empty where the file is not there.
+
+    A video is known by its size and its first and last 64 KiB (it may be many gigabytes), a skeleton file
+    by all of it, since filling a gap in the middle leaves size and ends as they were.
+    """
+    videos = {path: _video_identity(Path(path)) for path in table["video"].unique() if path}
+    skeletons = {path: _file_identity(Path(path)) for path in table["skeleton"].unique() if path}
+    video_sources, skeleton_sources = [], []
+    for row in table.to_dict("records"):
+        interval = {key: None if pd.isna(row[key]) else float(row[key]) for key in _INTERVAL}
+        video, skeleton = videos.get(row["video"]), skeletons.get(row["skeleton"])
+        fps = None if pd.isna(row["skeleton_fps"]) else float(row["skeleton_fps"])
+        clock = fps if fps is not None else video  # a skeleton without a rate takes its times from the video
+        video_sources.append(_source(video, interval))
+        skeleton_sources.append(_source(skeleton, interval, clock) if clock is not None else "")
+    return table.assign(video_source=video_sources, skeleton_source=skeleton_sources)
+
+
+def _source(identity: str | None, *parts: Any) -> str:
+    if identity is None:
+        return ""
+    return hashlib.sha256(json.dumps([identity, *parts], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _video_identity(path: Path) -> str | None:
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(_END_BYTES)
+            file.seek(max(0, size - _END_BYTES))
+            return hashlib.sha256(str(size).encode() + head + file.read(_END_BYTES)).hexdigest()
+    except OSError:
+        return None
+
+
+def _file_identity(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None

@@ -1,0 +1,223 @@
+"""Weights files: found by name, verified by SHA-256, loaded without running any code they may hold."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import re
+import secrets
+import urllib.error
+import urllib.request
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from mgcli.cache import MgcliError
+
+WEIGHTS_DIR_VARIABLE = "MGCLI_WEIGHTS_DIR"
+_RANDOM = re.compile(r"random:(\d{1,9})")
+_DOWNLOAD_TIMEOUT_S = 30
+
+
+class WeightsError(MgcliError):
+    """Weights that are missing, damaged, or made for another network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedWeights:
+    """A checkpoint that its authors publish: what it is called and how to know it."""
+
+    file: str
+    sha256: str  # full, or the leading digits that its publisher gives
+    url: str
+    licence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """What a backbone is filled with. `name` and `sha256` go into the spec of its tokens."""
+
+    name: str  # file name, "random:SEED" or "none"
+    sha256: str = ""
+    path: Path | None = None
+    seed: int | None = None
+
+
+def resolve_weights(
+    weights: str | None,
+    published: PublishedWeights | None,
+    *,
+    weights_dir: Path | None = None,
+    download: bool = False,
+) -> Weights:
+    """The weights that a caller means.
+
+    Args:
+        weights: path of a file, its name in a weights folder, "random:SEED", or None for the published ones.
+        published: the backbone's own checkpoint; None where it has none.
+        weights_dir: folder looked in first; then MGCLI_WEIGHTS_DIR and torch's hub cache.
+        download: fetch the published file when it is nowhere.
+
+    Raises:
+        WeightsError: no such file, or one with another SHA-256 than its name promises.
+    """
+    if weights is None and published is None:
+        return Weights(name="none")
+    if weights is not None and weights.startswith("random"):
+        match = _RANDOM.fullmatch(weights)
+        if match is None:
+            raise WeightsError(f"weights {weights!r} are not random:SEED with a whole SEED; write for example random:0")
+        return Weights(name=weights, seed=int(match[1]))
+    name = weights or (published.file if published else "")
+    path = find_weights(name, weights_dir)
+    own = published if published is not None and Path(name).name == published.file else None
+    if path is None:
+        if own is None or not download:
+            raise WeightsError(_missing_message(name, own, weights_dir))
+        path = download_weights(own, weights_dir)
+    sha256 = _sha256(path)
+    if own is not None and not sha256.startswith(own.sha256):
+        raise WeightsError(
+            f"{path} has SHA-256 {sha256[:12]}..., but {own.file} has {own.sha256}...: it is damaged or cut short. "
+            f"Delete it and fetch it again from {own.url}"
+        )
+    return Weights(name=path.name, sha256=sha256, path=path)
+
+
+def weights_folders(weights_dir: Path | None = None) -> list[Path]:
+    """Where weights are looked for, in order."""
+    variable = os.environ.get(WEIGHTS_DIR_VARIABLE)
+    folders = [weights_dir, Path(variable) if variable else None, Path(torch.hub.get_dir()) / "checkpoints"]
+    return [folder for folder in folders if folder is not None]
+
+
+def download_weights(published: PublishedWeights, weights_dir: Path | None = None) -> Path:
+    """Fetch a published checkpoint into the first weights folder; it gets its name only once its hash is right.
+
+    Raises:
+        WeightsError: no network, no room, or other bytes than published.
+    """
+    folder = weights_folders(weights_dir)[0]
+    path = folder / published.file
+    temporary = folder / f".tmp-{secrets.token_hex(4)}-{published.file}"
+    sha256 = hashlib.sha256()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (
+            urllib.request.urlopen(published.url, timeout=_DOWNLOAD_TIMEOUT_S) as response,
+            temporary.open("wb") as file,
+        ):
+            while block := response.read(1 << 20):
+                sha256.update(block)
+                file.write(block)
+        if not sha256.hexdigest().startswith(published.sha256):
+            raise WeightsError(
+                f"{published.url} gave a file with SHA-256 {sha256.hexdigest()[:12]}..., not {published.sha256}...; "
+                "try again later, or get it elsewhere and pass --weights FILE"
+            )
+        temporary.replace(path)
+    except (urllib.error.URLError, OSError) as error:
+        raise WeightsError(f"cannot download {published.url} to {folder}: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Fill a module with a checkpoint, key by key, none missing and none left over.
+
+    Raises:
+        WeightsError: the file is damaged, holds code, or was made for another network.
+    """
+    state = read_state_dict(path)
+    expected = module.state_dict()
+    missing = sorted(expected.keys() - state.keys())
+    unexpected = sorted(state.keys() - expected.keys())
+    if missing or unexpected:
+        raise WeightsError(
+            f"{path} was made for another network: it lacks {_some(missing)} and has {_some(unexpected)}, "
+            f"{len(expected) - len(missing)} of {len(expected)} names fit"
+        )
+    reshaped = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
+        for key in expected
+        if state[key].shape != expected[key].shape
+    ]
+    if reshaped:
+        raise WeightsError(f"{path} was made for another network: shapes differ in {_some(reshaped)}")
+    module.load_state_dict(state, strict=True)
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Names and tensors of a .safetensors file or a torch checkpoint; nothing in it is executed.
+
+    A checkpoint is a plain state dict, or a dict that holds one under "state_dict".
+
+    Raises:
+        WeightsError: the file cannot be read, or holds something else.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} is damaged, or holds code that would run when loaded; it was not loaded. "
+            "A checkpoint should hold only a state_dict(), saved with torch.save or as .safetensors"
+        ) from error
+    except (SafetensorError, EOFError, RuntimeError, zipfile.BadZipFile, OSError, ValueError, KeyError) as error:
+        raise WeightsError(f"{path} is not a checkpoint, or is cut short: {_first_line(error)}") from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise WeightsError(f"{path} holds no state dict (names and tensors)")
+    return content
+
+
+def state_sha256(module: nn.Module) -> str:
+    """SHA-256 over a module's parameters and buffers, for weights that come with no file."""
+    digest = hashlib.sha256()
+    for key, value in module.state_dict().items():
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def find_weights(name: str, weights_dir: Path | None) -> Path | None:
+    """A file of this name: as a path, or in one of the weights folders; None where there is none."""
+    candidates = [Path(name), *(folder / name for folder in weights_folders(weights_dir))]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _missing_message(name: str, published: PublishedWeights | None, weights_dir: Path | None) -> str:
+    folders = ", ".join(map(str, weights_folders(weights_dir)))
+    if published is None:
+        return f"no weights file {name}, neither as a path nor in {folders}"
+    return (
+        f"no weights file {published.file} (SHA-256 {published.sha256}...) in {folders}. "
+        f"Download {published.url} into the first of these, or set {WEIGHTS_DIR_VARIABLE}, or use "
+        "--weights FILE; --weights random:0 runs without (for trying things out: such tokens mean little)"
+    )
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsError(f"cannot read the weights file {path}: {error.strerror}") from error
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "nothing") + more
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,101 @@
+"""Tiny video and skeleton files for tests: every frame shows its own number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+
+NUM_BITS = 8
+
+
+def number_picture(number: int, width_px: int, height_px: int) -> np.ndarray:
+    """(H, W, 3) uint8: eight upright bars, the bits of the number from the left; the lower half is darker."""
+    bits = [number >> (NUM_BITS - 1 - i) & 1 for i in range(NUM_BITS)]
+    columns = np.minimum(np.arange(width_px) * NUM_BITS // width_px, NUM_BITS - 1)
+    row = np.array([230 if bit else 20 for bit in bits], dtype=np.uint8)[columns]  # (W,)
+    picture = np.repeat(row[None], height_px, axis=0)
+    picture[height_px // 2 :] = picture[height_px // 2 :] // 4 * 3
+    return np.repeat(picture[..., None], 3, axis=2)
+
+
+def shown_number(picture: np.ndarray) -> int:
+    """The number that a decoded picture shows."""
+    height_px, width_px, _ = picture.shape
+    centres = ((np.arange(NUM_BITS) + 0.5) * width_px / NUM_BITS).astype(int)
+    return int("".join("1" if value > 110 else "0" for value in picture[height_px // 4, centres, 0]), 2)
+
+
+def make_video(
+    path: Path,
+    num_frames: int = 30,
+    *,
+    codec: str = "libx264",
+    pixels: str = "yuv420p",
+    size_px: tuple[int, int] = (64, 48),
+    fps: int = 25,
+    ticks: Sequence[int] | None = None,
+    key_every: int = 10,
+    rotation_deg: int = 0,
+    first_number: int = 0,
+    container_options: dict[str, str] | None = None,
+) -> Path:
+    """Write a video whose frame i shows `first_number + i`.
+
+    Args:
+        path: its suffix chooses the container.
+        num_frames: how many.
+        codec: of FFmpeg.
+        pixels: format of the encoded pictures.
+        size_px: width and height as stored.
+        fps: frames per second, and the clock that `ticks` counts in.
+        ticks: presentation time of each frame, for a variable rate.
+        key_every: frames from one key frame to the next.
+        rotation_deg: counter-clockwise turn that a player should make.
+        first_number: shown by frame 0.
+        container_options: of the muxer.
+    """
+    with av.open(str(path), "w", options=container_options or {}) as container:
+        stream = container.add_stream(codec, rate=fps)
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height = size_px
+        stream.pix_fmt = pixels
+        if codec == "libx264":
+            stream.options = {"g": str(key_every), "bf": "2", "b-adapt": "0", "sc_threshold": "0", "crf": "10"}
+        if rotation_deg:
+            stream.set_display_rotation(rotation_deg)
+        for i in range(num_frames):
+            frame = av.VideoFrame.from_ndarray(number_picture(first_number + i, *size_px), format="rgb24")
+            frame.pts = i if ticks is None else ticks[i]
+            for packet in stream.encode(frame):
+                container.mux(packet)
+        for packet in stream.encode(None):
+            container.mux(packet)
+    return path
+
+
+def make_audio(path: Path) -> Path:
+    """Write half a second of silence and no video."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16_000)
+        assert isinstance(stream, av.AudioStream)
+        stream.layout = "mono"
+        for i in range(8):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.sample_rate = 16_000
+            frame.pts = 1024 * i
+            for packet in stream.encode(frame):
+                container.mux(packet)
+        for packet in stream.encode(None):
+            container.mux(packet)
+    return path
+
+
+def make_skeleton(path: Path, num_frames: int = 30, num_joints: int = 5, seed: int = 0) -> Path:
+    """Write (T, V, 3) joints in pixels, all present."""
+    joints = np.random.default_rng(seed).uniform(10, 60, (num_frames, num_joints, 3)).astype(np.float32)
+    joints[..., 2] = 0.9
+    np.save(path, joints)
+    return path
