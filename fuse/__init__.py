@@ -1,0 +1,62 @@
+"""Stage two: tokens in, predictions out. Names are imported when first used: torch takes its time."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mgcli.fuse.compare import compare_heads, describe_heads
+    from mgcli.fuse.head import HEADS, FusionHead, HeadConfig, HeadError, HeadOutput, create_head
+    from mgcli.fuse.loop import TrainConfig, TrainError, make_config
+    from mgcli.fuse.predict import Evaluation, evaluate_run, predict_run
+    from mgcli.fuse.run import Run, RunError, results_table
+    from mgcli.fuse.selection import SelectionError
+    from mgcli.fuse.task import TASKS, TaskError
+    from mgcli.fuse.train import train_head
+
+__all__ = [
+    "HEADS",
+    "TASKS",
+    "Evaluation",
+    "FusionHead",
+    "HeadConfig",
+    "HeadError",
+    "HeadOutput",
+    "Run",
+    "RunError",
+    "SelectionError",
+    "TaskError",
+    "TrainConfig",
+    "TrainError",
+    "compare_heads",
+    "create_head",
+    "describe_heads",
+    "evaluate_run",
+    "make_config",
+    "predict_run",
+    "results_table",
+    "train_head",
+]
+
+_MODULES = {
+    "compare": ("compare_heads", "describe_heads"),
+    "head": ("HEADS", "FusionHead", "HeadConfig", "HeadError", "HeadOutput", "create_head"),
+    "loop": ("TrainConfig", "TrainError", "make_config"),
+    "predict": ("Evaluation", "evaluate_run", "predict_run"),
+    "run": ("Run", "RunError", "results_table"),
+    "selection": ("SelectionError",),
+    "task": ("TASKS", "TaskError"),
+    "train": ("train_head",),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"mgcli.fuse.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,118 @@
+"""FusionHead, the contract of every head, and the table of names.
+
+# Shapes: B batch, N tokens of one modality, D token width, K classes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from mgcli.cache import MgcliError
+from mgcli.fuse.data import Batch, TokenStatistics
+
+HEADS: dict[str, str] = {  # name -> where it is; imported when asked for
+    "cross_modal_token_fusion": "mgcli.fuse.head_cross_modal_token_fusion:CrossModalTokenFusion",
+    "inter_fusion": "mgcli.fuse.head_inter_fusion:InterFusion",
+    "single": "mgcli.fuse.head_baselines:Single",
+    "concat": "mgcli.fuse.head_baselines:Concat",
+    "score_average": "mgcli.fuse.head_baselines:ScoreAverage",
+    "logistic": "mgcli.fuse.head_baselines:Logistic",
+    "constant": "mgcli.fuse.head_baselines:Constant",
+}
+
+
+class HeadError(MgcliError):
+    """A head that does not exist, or that cannot be built as asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """Sizes of a head; each head reads the fields it has a use for."""
+
+    width: int = 96  # every token is projected to this
+    num_layers: int = 2
+    num_heads: int = 4  # attention heads
+    num_queries: int = 4  # vectors that sum up a modality, inter_fusion
+    rank: int = 64  # of the product of two modalities
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("width", "num_layers", "num_heads", "num_queries", "rank"):
+            if getattr(self, name) < 1:
+                raise HeadError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if self.width % self.num_heads:
+            raise HeadError(f"width {self.width} does not divide into {self.num_heads} attention heads")
+        if not 0 <= self.dropout < 1:
+            raise HeadError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
+
+
+@dataclass(frozen=True)
+class HeadOutput:
+    """What a head says of a batch."""
+
+    logits: Tensor  # (B, K)
+    aux: dict[str, Tensor] = field(default_factory=dict)  # modality -> (B, K), its answer by itself
+
+
+class FusionHead(nn.Module, ABC):
+    """Tokens of one or more modalities in, one score a class out.
+
+    A clip that lacks a modality has an all-False row in that modality's mask. What stands under a False
+    mask never changes a logit, and no clip's logits depend on the rest of the batch.
+    """
+
+    def __init__(self, dims: Mapping[str, int], num_classes: int, config: HeadConfig) -> None:
+        """`dims` gives the token width of each modality, `num_classes` is K."""
+        super().__init__()
+        self.modalities = tuple(dims)
+        self.num_classes = num_classes
+        self.config = config
+
+    @abstractmethod
+    def forward(
+        self, tokens: Mapping[str, Tensor], mask: Mapping[str, Tensor], time: Mapping[str, Tensor]
+    ) -> HeadOutput:
+        """Score every class.
+
+        Args:
+            tokens: modality -> (B, N, D) float; N may differ between modalities and from batch to batch.
+            mask: modality -> (B, N) bool.
+            time: modality -> (B, N) float, 0 at the clip's start and 1 at its end.
+        """
+
+    def set_statistics(self, statistics: Mapping[str, TokenStatistics]) -> None:
+        """Take in what the training tokens look like, before the first step; by default nothing."""
+
+
+class FittedHead(FusionHead):
+    """A head with a fit of its own in place of the training loop, and without chance in it."""
+
+    @abstractmethod
+    def fit(self, train: Sequence[Batch], val: Sequence[Batch]) -> list[dict[str, float]]:
+        """Set every parameter; return rows for `history.csv`."""
+
+
+def create_head(name: str, dims: Mapping[str, int], num_classes: int, config: HeadConfig | None = None) -> FusionHead:
+    """A head with fresh weights, drawn from torch's global generator.
+
+    Args:
+        name: one of HEADS.
+        dims: token width of each modality.
+        num_classes: how many classes to tell apart.
+        config: sizes.
+
+    Raises:
+        HeadError: no head of that name; the message suggests the nearest.
+    """
+    if name not in HEADS:
+        near = difflib.get_close_matches(name, HEADS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise HeadError(f"unknown head {name!r}; {hint}All: mgcli heads")
+    module, class_name = HEADS[name].split(":")
+    return getattr(importlib.import_module(module), class_name)(dims, num_classes, config or HeadConfig())

@@ -1,0 +1,203 @@
+"""Layers that several heads share: token input, masked attention, gate, joint classifier.
+
+# Shapes: B batch, N tokens, D token width, W head width, Q queries, A principal axes, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import combinations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mgcli.fuse.data import TokenStatistics
+from mgcli.fuse.head import HeadOutput
+
+AXES_A_WIDTH = 2  # principal axes that are kept, for each number of the head's width
+NOISE_GAIN = 0.02  # of an axis that varies no more than noise; 1 is that of one that stands out far
+
+
+class Standardise(nn.Module):
+    """Tokens shifted and scaled by the training split's mean and standard deviation.
+
+    Both are buffers, so they travel in the checkpoint and other data is scaled alike.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    limit = 20.0  # standard deviations; a number that hardly moved in training cannot explode later
+
+    def __init__(self, token_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(token_dim))
+        self.register_buffer("scale", torch.ones(token_dim))
+
+    def set_statistics(self, statistics: TokenStatistics) -> None:
+        """Take the training split's mean and spread."""
+        self.set_mean_and_std(statistics.mean, statistics.std)
+
+    @torch.no_grad()
+    def set_mean_and_std(self, mean: Tensor, std: Tensor) -> None:
+        """Scale by these (D,) from now on; a number that never changed becomes zero."""
+        self.mean.copy_(mean)
+        self.scale.copy_(torch.where(std > 0, 1 / std.clamp_min(1e-30), 0.0))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, D) of any float type -> (B, N, D) float32."""
+        return ((tokens.float() - self.mean) * self.scale).clamp(-self.limit, self.limit)
+
+
+class TokenInput(nn.Module):
+    """Tokens of one modality brought to the head's width, with modality and time embeddings.
+
+    Before the learned projection stands a fixed one, onto the principal axes of the training tokens, with
+    axes that vary no more than noise turned down. A joint decision can only be learned from products of
+    numbers of two modalities; among 768 x 768 of them a head memorises 2,000 clips before it finds the few
+    that matter. What is turned down is also learned from slowly, so that what stands out comes first.
+    """
+
+    axes: Tensor
+    frequencies: Tensor
+
+    def __init__(self, token_dim: int, width: int, num_frequencies: int = 8) -> None:
+        super().__init__()
+        self.standardise = Standardise(token_dim)
+        num_axes = min(token_dim, AXES_A_WIDTH * width)
+        self.register_buffer("axes", torch.eye(token_dim, num_axes))  # (D, A)
+        self.project = nn.Linear(num_axes, width)
+        nn.init.orthogonal_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+        # As large as a typical token: layer norms would strip tokens that stand for a few numbers of all but
+        # their signs, but a weak token plus this is near this, a strong one is not.
+        self.modality = nn.Parameter(torch.randn(width))
+        # 1/2, 1, 2, ... waves over the clip: their sum tells any number of places apart.
+        self.register_buffer("frequencies", math.pi * 2.0 ** torch.arange(num_frequencies), persistent=False)
+        self.place = nn.Linear(2 * num_frequencies, width, bias=False)
+        nn.init.normal_(self.place.weight, std=0.02)
+
+    @torch.no_grad()
+    def set_statistics(self, statistics: TokenStatistics) -> None:
+        """Standardise by `statistics` and look along their principal axes."""
+        self.standardise.set_statistics(statistics)
+        keep = min(self.axes.shape[1], statistics.axes.shape[1])
+        if keep == 0:
+            return
+        spread = statistics.axis_std[:keep]  # (A,), above 0
+        standing_out = (1 - statistics.noise_std**2 / spread**2).clamp_min(0)
+        # Dividing by the root of the spread keeps the order of the axes and narrows their range.
+        gain = (NOISE_GAIN + (1 - NOISE_GAIN) * standing_out) / spread.sqrt()
+        gain = gain * math.sqrt(self.project.out_features) / (gain * spread).norm()
+        self.axes.zero_()
+        self.axes[:, :keep] = statistics.axes[:, :keep] * gain
+
+    def forward(self, tokens: Tensor, time: Tensor) -> Tensor:
+        """(B, N, D), (B, N) in [0, 1] -> (B, N, W)."""
+        angles = time[..., None].float() * self.frequencies  # (B, N, F)
+        place = self.place(torch.cat([angles.sin(), angles.cos()], dim=-1))  # (B, N, 2 F) -> (B, N, W)
+        weight = self.project.weight @ self.axes.T  # (W, A) @ (A, D): both projections in one
+        return F.linear(self.standardise(tokens), weight, self.project.bias) + place + self.modality
+
+
+class Attention(nn.Module):
+    """Multi-head attention with a mask of what may be attended to; where that is nothing, zeros come out."""
+
+    def __init__(self, width: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.output = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, queries: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        """(B, Q, W), (B, N, W), (B, N) bool -> (B, Q, W)."""
+        batch, num_queries, width = queries.shape
+        heads = (self.num_heads, width // self.num_heads)
+        query = self.query(queries).view(batch, num_queries, *heads).transpose(1, 2)  # (B, H, Q, W/H)
+        key, value = self.key_value(tokens).view(batch, tokens.shape[1], 2, *heads).permute(2, 0, 3, 1, 4)
+        present = mask.any(dim=1)  # (B,)
+        allowed = (mask | ~present[:, None])[:, None, None, :]  # (B, 1, 1, N); softmax over nothing is NaN
+        # No dropout of attention weights: on a CPU the fast kernels cannot do it. The output has one instead.
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
+        attended = self.dropout(self.output(attended.transpose(1, 2).reshape(batch, num_queries, width)))
+        return attended * present[:, None, None]
+
+
+class FeedForward(nn.Sequential):
+    """LayerNorm, widen, GELU, narrow; the residual is the caller's."""
+
+    def __init__(self, width: int, dropout: float, expansion: int = 2) -> None:
+        super().__init__(
+            nn.LayerNorm(width),
+            nn.Linear(width, expansion * width),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(expansion * width, width),
+            nn.Dropout(dropout),
+        )
+
+
+class GatedResidual(nn.Module):
+    """x + g * update with g = sigmoid(W [x; update]): how much enters is decided per number and token.
+
+    The gate starts low, so a head begins as its separate modalities and opens where that helps.
+    """
+
+    def __init__(self, width: int, initial_gate: float = 0.25) -> None:
+        super().__init__()
+        self.gate = nn.Linear(2 * width, width)
+        nn.init.normal_(self.gate.weight, std=0.02)
+        nn.init.constant_(self.gate.bias, math.log(initial_gate / (1 - initial_gate)))
+
+    def forward(self, x: Tensor, update: Tensor) -> Tensor:
+        """(B, N, W), (B, N, W) -> (B, N, W)."""
+        return x + torch.sigmoid(self.gate(torch.cat([x, update], dim=-1))) * update
+
+
+class JointClassifier(nn.Module):
+    """One vector of each modality, and the product of every two, to class scores.
+
+    The products are low-rank bilinear maps (MLB, arXiv 1610.04325, without its tanh): the part of a joint
+    decision that no sum over modalities can make. Each modality also answers by itself, for an auxiliary
+    loss that keeps every branch informative.
+    """
+
+    def __init__(self, modalities: tuple[str, ...], width: int, rank: int, num_classes: int, dropout: float) -> None:
+        super().__init__()
+        self.pairs = list(combinations(modalities, 2))
+        self.norm = nn.ModuleDict({name: nn.LayerNorm(width) for name in modalities})
+        self.factor = nn.ModuleDict({name: nn.Linear(width, rank) for name in modalities} if self.pairs else {})
+        joined = len(modalities) * width + len(self.pairs) * rank
+        self.joint = nn.Sequential(
+            nn.LayerNorm(joined),
+            nn.Linear(joined, width),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(width, num_classes),
+        )
+        self.own = nn.ModuleDict({name: nn.Linear(width, num_classes) for name in modalities} if self.pairs else {})
+
+    def forward(self, vectors: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> HeadOutput:
+        """modality -> (B, W) and (B, 1) bool; a modality that a clip lacks counts as zeros."""
+        normed = {name: self.norm[name](vector) * present[name] for name, vector in vectors.items()}
+        factors = {name: factor(normed[name]) for name, factor in self.factor.items()}  # (B, rank)
+        products = [factors[first] * factors[second] for first, second in self.pairs]
+        logits = self.joint(torch.cat([*normed.values(), *products], dim=1))
+        return HeadOutput(logits, {name: own(normed[name]) for name, own in self.own.items()})
+
+
+def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
+    """Average the real tokens of each clip; zeros where a clip has none.
+
+    Args:
+        tokens: (B, N, D) float.
+        mask: (B, N) bool, True where a token is real.
+
+    Returns:
+        (B, D), in the dtype of `tokens`.
+    """
+    count = mask.sum(dim=1, keepdim=True).clamp_min(1)  # (B, 1)
+    return (tokens * mask[..., None]).sum(dim=1) / count  # (B, D)

@@ -1,0 +1,237 @@
+"""A run: what was trained on what, how well it does, and the folder that keeps it.
+
+A run folder holds:
+
+| file                   | what                                                                          |
+|------------------------|-------------------------------------------------------------------------------|
+| config.json            | task, head, modalities, feature sets, classes, clips, seeds, settings, versions, warnings |
+| metrics.json           | what `Run.to_json` gives, and confusion matrices                              |
+| predictions.csv        | one row per seed and clip of val and test: true, predicted, p_CLASS           |
+| history.csv            | one row per seed and epoch                                                    |
+| head-seedN.safetensors | the weights of each seed, input statistics among them                         |
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mgcli.cache import MgcliError
+from mgcli.fuse.task import TASKS
+
+RUN_VERSION = 1
+_CONFIG, _METRICS, _PREDICTIONS, _HISTORY = "config.json", "metrics.json", "predictions.csv", "history.csv"
+
+
+class RunError(MgcliError):
+    """A run folder that cannot be written or read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished run; its files are in `path`."""
+
+    path: Path
+    config: dict[str, Any]
+    metrics: dict[str, Any]  # split -> score -> mean, std, values over the seeds
+    intervals: dict[str, Any]  # split -> score -> [low, high], bootstrap over subjects
+
+    @classmethod
+    def load(cls, path: str | Path) -> Run:
+        """Read a run folder.
+
+        Raises:
+            RunError: it is none, it is damaged, or a newer mgcli made it.
+        """
+        path = Path(path)
+        config, results = _read_json(path / _CONFIG), _read_json(path / _METRICS)
+        if config.get("run_version") != RUN_VERSION:
+            raise RunError(
+                f"{path} has run version {config.get('run_version')}; this mgcli reads version {RUN_VERSION}. "
+                "Upgrade with: pip install -U mgcli"
+            )
+        return cls(path=path, config=config, metrics=results["metrics"], intervals=results["intervals"])
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def label(self) -> str:
+        """The head as results name it: as in HEADS, or single_MODALITY."""
+        return self.config["label"]
+
+    @property
+    def modalities(self) -> list[str]:
+        return list(self.config["features"])
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """Modality -> the weights that its tokens come from."""
+        return {name: each["weights"] for name, each in self.config["features"].items()}
+
+    def predictions(self) -> pd.DataFrame:
+        """One row per seed and clip of val and test."""
+        return read_predictions(self.path / _PREDICTIONS)
+
+    def state_dict(self, seed: int) -> dict[str, Tensor]:
+        """The weights of one seed.
+
+        Raises:
+            RunError: the file is missing or damaged.
+        """
+        file = self.path / _checkpoint(seed)
+        try:
+            return load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise RunError(f"cannot read {file}: {error}; train the run again") from None
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as plain JSON values."""
+        return {
+            "run": str(self.path),
+            "task": self.config["task"],
+            "head": self.label,
+            "modalities": self.modalities,
+            "seeds": self.config["seeds"],
+            "metrics": self.metrics,
+            "intervals": self.intervals,
+            "classes": self.config["classes"],
+            "clips": self.config["clips"]["counts"],
+            "weights": self.weights,
+            "warnings": self.config["warnings"],
+        }
+
+    def summary(self) -> str:
+        """The result for people: scores with intervals, and all that speaks against trusting them."""
+        counts = self.config["clips"]["counts"]
+        of = ", ".join(f"{split} {n['clips']} clips of {n['subjects']} subjects" for split, n in counts.items())
+        return "\n".join([results_table([self]), f"clips: {of}", f"run: {self.path}"])
+
+
+def results_table(runs: Sequence[Run]) -> str:
+    """Runs of one task side by side, with the weights and the warnings of all."""
+    rows = [(run, split, found, run.intervals[split]) for run in runs for split, found in run.metrics.items() if found]
+    weights = {name: text for run in runs for name, text in run.weights.items()}
+    return "\n".join(
+        [
+            scores_table(rows, runs[0].config["task"]),
+            "weights: " + ", ".join(f"{name} {text}" for name, text in weights.items()),
+            *dict.fromkeys(f"warning: {text}" for run in runs for text in run.config["warnings"]),
+        ]
+    )
+
+
+def scores_table(rows: Sequence[tuple[Run, str, dict[str, Any], dict[str, Any]]], task: str) -> str:
+    """One line a row (run, split, scores, intervals), in percent."""
+    shown = [score for score in TASKS[task].shown if any(score in found for _, _, found, _ in rows)]
+    table = [["head", "modalities", "seeds", "split", *shown]]
+    for run, split, found, intervals in rows:
+        about = [run.label, "+".join(run.modalities), str(len(run.config["seeds"])), split]
+        table.append([*about, *(_cell(found, intervals, score) for score in shown)])
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    return "\n".join([f"{task}: mean +- std over seeds [95 % interval over subjects], in percent", *lines])
+
+
+@contextmanager
+def run_folder(runs: Path, name: str) -> Iterator[tuple[Path, Path]]:
+    """Give a temporary folder to fill and the name it will get when the block ends.
+
+    Raises:
+        RunError: the disk does not let us.
+    """
+    path = runs / f"{name}-{secrets.token_hex(3)}"
+    temporary = runs / f".tmp-{path.name}"
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary, path
+        temporary.rename(path)
+    except OSError as error:
+        raise _unwritable(runs, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_writable(runs: Path) -> None:
+    """Find out before the training whether its result can be kept.
+
+    Raises:
+        RunError: it cannot.
+    """
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        probe = runs / f".tmp-{secrets.token_hex(3)}"
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        raise _unwritable(runs, error) from error
+
+
+def write_run(
+    folder: Path,
+    config: dict[str, Any],
+    results: dict[str, Any],
+    predictions: pd.DataFrame,
+    history: pd.DataFrame,
+    states: dict[int, dict[str, Tensor]],
+) -> None:
+    """Fill a run folder; `states` are the weights of each seed."""
+    (folder / _CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    (folder / _METRICS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    predictions.to_csv(folder / _PREDICTIONS, index=False, float_format="%.6g")
+    history.to_csv(folder / _HISTORY, index=False, float_format="%.6g")
+    for seed, state in states.items():
+        save_file({name: value.contiguous().cpu() for name, value in state.items()}, folder / _checkpoint(seed))
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    """A table of predictions, with ids and labels as text.
+
+    Raises:
+        RunError: no such file.
+    """
+    text = dict.fromkeys(("clip_id", "subject_id", "split", "true", "predicted"), str)
+    try:
+        return pd.read_csv(path, dtype=text, keep_default_na=False)
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror}; train the run again") from None
+
+
+def _checkpoint(seed: int) -> str:
+    return f"head-seed{seed}.safetensors"
+
+
+def _unwritable(runs: Path, error: OSError) -> RunError:
+    return RunError(f"cannot write to the runs folder {runs}: {error.strerror}; choose another with --runs DIR")
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunError(f"{file.parent} is no run folder: it has no {file.name}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+        raise RunError(f"{file} is damaged ({error}); train the run again") from None
+
+
+def _cell(found: dict[str, Any], intervals: dict[str, list[float]], score: str) -> str:
+    """`83.1 +- 1.2 [75.0, 90.4]`, in percent."""
+    if score not in found:
+        return "-"
+    text = f"{100 * found[score]['mean']:.1f} +- {100 * found[score]['std']:.1f}"
+    if score in intervals:
+        low, high = intervals[score]
+        text += f" [{100 * low:.1f}, {100 * high:.1f}]"
+    return text

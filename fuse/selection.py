@@ -1,0 +1,242 @@
+"""Which clips of a table a run learns from, chooses by and is tested on, and what is odd about them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mgcli.cache import (
+    SPLITS,
+    ClipTableError,
+    FeatureCache,
+    FeatureSet,
+    MgcliError,
+    check_clip_table,
+    draw_validation,
+    label_classes,
+    read_clip_table,
+)
+from mgcli.fuse.data import ClipTensors, load_clips
+
+Warn = Callable[[str], None]
+
+
+class SelectionError(MgcliError):
+    """A clip table that a task cannot be trained or scored on."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The clips of a run: row i of the table is clip i of the tensors."""
+
+    table: pd.DataFrame  # with the split that the run uses
+    tensors: ClipTensors
+    classes: list[str]
+    drawn_val_subjects: list[str]  # empty where the table has its own validation split
+
+    def rows(self, split: str) -> np.ndarray:
+        """(n,) int64, the clips of a split."""
+        return np.flatnonzero((self.table["split"] == split).to_numpy())
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Split -> how many clips and subjects."""
+        return {
+            split: {"clips": len(part), "subjects": part["subject_id"].nunique()}
+            for split in SPLITS
+            for part in [self.table[self.table["split"] == split]]
+        }
+
+
+def read_table(cache: FeatureCache, clips: pd.DataFrame | str | Path | None) -> pd.DataFrame:
+    """The clip table of a caller: given, in a file, or the cache's newest."""
+    if clips is None:
+        return cache.read_clips()
+    return check_clip_table(clips) if isinstance(clips, pd.DataFrame) else read_clip_table(clips)
+
+
+def select_for_training(
+    table: pd.DataFrame,
+    task: str,
+    feature_sets: dict[str, FeatureSet],
+    *,
+    max_tokens: int,
+    validation_fraction: float,
+    split_seed: int,
+    allow_unseen_classes: bool,
+    warn: Warn,
+) -> Selection:
+    """Settle which clips a run uses, and read their tokens.
+
+    Args:
+        table: a checked clip table.
+        task: the label column.
+        feature_sets: modality -> its tokens.
+        max_tokens: of a clip and modality.
+        validation_fraction: share of the training subjects that are held back where the table has no val split.
+        split_seed: of that draw.
+        allow_unseen_classes: accept a class that has clips, but none to train on.
+        warn: told what is left out, missing or shared.
+
+    Raises:
+        SelectionError: nothing to train on, one class only, or a class without training clips.
+        ClipTableError: a validation split is needed and cannot be drawn.
+    """
+    table = _labelled(table, task)
+    table = _with_split(table, warn)
+    classes = label_classes(table, task)
+    table, tensors = _with_tokens(table, task, classes, feature_sets, max_tokens, warn)
+    if not (table["split"] == "train").any():
+        raise SelectionError(f"no training clip has a {task} label and tokens; mark some clips as split=train")
+    _check_class_count(table, task)
+    given, drawn = table, []
+    if not (table["split"] == "val").any():
+        table = draw_validation(table, seed=split_seed, fraction=validation_fraction)
+        drawn = sorted(table.loc[table["split"] == "val", "subject_id"].unique())
+        if set(drawn) & set(table.loc[table["split"] == "train", "subject_id"]):
+            raise ClipTableError(f"the drawn validation split shares subjects with training: {', '.join(drawn)}")
+    if not allow_unseen_classes:
+        _check_classes_seen(given, table, task)
+    _warn_of_shared_subjects(table, warn)
+    if not (table["split"] == "test").any():
+        warn("the clip table has no test clips for this task; there will be no test scores")
+    return Selection(table, tensors, classes, drawn)
+
+
+def select_for_prediction(
+    table: pd.DataFrame,
+    task: str,
+    feature_sets: dict[str, FeatureSet],
+    classes: list[str],
+    *,
+    max_tokens: int,
+    split: str | None,
+    val_subjects: Sequence[str],
+    warn: Warn,
+) -> Selection:
+    """The clips that a trained head is shown.
+
+    Args:
+        table: a checked clip table.
+        task: the label column.
+        feature_sets: modality -> its tokens.
+        classes: those that the head knows.
+        max_tokens: of a clip and modality.
+        split: only clips of this split that have a label; None for every clip.
+        val_subjects: training subjects that the run held back for validation.
+        warn: told what is left out.
+
+    Raises:
+        SelectionError: no clip is left, or a label is none of `classes`.
+    """
+    if val_subjects and not (table["split"] == "val").any():
+        held_back = (table["split"] == "train") & table["subject_id"].isin(val_subjects)
+        table = table.assign(split=table["split"].mask(held_back, "val"))
+    if split is not None:
+        if split not in SPLITS:
+            raise SelectionError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+        table = table[(table["split"] == split) & (table[task] != "")].reset_index(drop=True)
+        if table.empty:
+            raise SelectionError(f"no {split} clip has a {task} label")
+        unknown = sorted(set(table[task]) - set(classes))
+        if unknown:
+            raise SelectionError(
+                f"the run was not trained on {task} {', '.join(unknown)}; its classes: {', '.join(classes)}"
+            )
+    table, tensors = _with_tokens(table, task, classes, feature_sets, max_tokens, warn)
+    return Selection(table, tensors, classes, [])
+
+
+def clip_list_hash(table: pd.DataFrame, task: str) -> str:
+    """16 hex digits that change with the clips, their splits, subjects or labels, not with their order."""
+    rows = sorted(zip(table["clip_id"], table["split"], table["subject_id"], table[task], strict=True))
+    return hashlib.sha256(repr(rows).encode("utf-8")).hexdigest()[:16]
+
+
+def _labelled(table: pd.DataFrame, task: str) -> pd.DataFrame:
+    labelled = table[table[task] != ""]
+    if labelled.empty:
+        raise SelectionError(f"no clip of the clip table has a label in column {task!r}")
+    return labelled
+
+
+def _with_split(table: pd.DataFrame, warn: Warn) -> pd.DataFrame:
+    has_split = table["split"] != ""
+    if not has_split.any():
+        raise SelectionError("no clip has a split; fill the column split of the clip table with train, val or test")
+    if not has_split.all():
+        warn(f"{_named(table[~has_split])} left out: no split (train, val or test) in the clip table")
+    return table[has_split].reset_index(drop=True)
+
+
+def _with_tokens(
+    table: pd.DataFrame,
+    task: str,
+    classes: list[str],
+    feature_sets: dict[str, FeatureSet],
+    max_tokens: int,
+    warn: Warn,
+) -> tuple[pd.DataFrame, ClipTensors]:
+    """Leave out clips that no modality has tokens of; say which modalities are missing where."""
+    index = {name: i for i, name in enumerate(classes)}
+    labels = np.array([index.get(label, -1) for label in table[task]], np.int64)
+    tensors = load_clips(feature_sets, table, labels, max_tokens)
+    has_tokens = tensors.has_tokens().numpy()
+    names = " or ".join(feature_sets)
+    if not has_tokens.any():
+        modality = next(iter(feature_sets))
+        raise SelectionError(
+            f"none of the {len(table)} clips has {names} tokens in the cache; is this the clip table that they were "
+            f"made from? To make them: mgcli extract --modality {modality}"
+        )
+    if not has_tokens.all():
+        warn(f"{_named(table[~has_tokens])} left out: no {names} tokens in the cache")
+        tensors = tensors.subset(np.flatnonzero(has_tokens))
+        table = table[has_tokens].reset_index(drop=True)
+    for name, count in tensors.missing().items():
+        if count:
+            warn(f"{count} of {len(table)} clips have no {name} tokens; the head sees them without")
+    return table, tensors
+
+
+def _check_class_count(table: pd.DataFrame, task: str) -> None:
+    there = sorted(set(table[task]))
+    if len(there) < 2:
+        raise SelectionError(
+            f"all clips with tokens have the {task} label {there[0]!r}; a head needs two classes or more"
+        )
+
+
+def _check_classes_seen(given: pd.DataFrame, table: pd.DataFrame, task: str) -> None:
+    """Every class must have clips to train on, also once validation subjects are held back."""
+    counts = pd.crosstab(table[task], table["split"]).reindex(columns=list(SPLITS), fill_value=0)
+    unseen = counts[counts["train"] == 0]
+    if unseen.empty:
+        return
+    listed = "; ".join(f"{label!r}: 0 train, {row['val']} val, {row['test']} test" for label, row in unseen.iterrows())
+    had = set(given.loc[given["split"] == "train", task])
+    why = " (all its training clips are of subjects drawn for validation)" if set(unseen.index) & had else ""
+    raise SelectionError(
+        f"{len(unseen)} {task} class(es) without training clips{why}: {listed}. Mark clips of them as split=train, "
+        "remove their labels, or allow it with --allow-unseen-classes"
+    )
+
+
+def _warn_of_shared_subjects(table: pd.DataFrame, warn: Warn) -> None:
+    subjects = {split: set(table.loc[table["split"] == split, "subject_id"]) for split in SPLITS}
+    for first, second in combinations(SPLITS, 2):
+        shared = sorted(subjects[first] & subjects[second])
+        if shared:
+            some = ", ".join(shared[:3]) + (", ..." if len(shared) > 3 else "")
+            warn(f"{len(shared)} subject(s) are in both {first} and {second} ({some}): scores will be too high")
+
+
+def _named(table: pd.DataFrame) -> str:
+    """`3 clips ('a', 'b', ...)`."""
+    some = ", ".join(map(repr, table["clip_id"].head(3))) + (", ..." if len(table) > 3 else "")
+    return f"{len(table)} clip(s) ({some})"

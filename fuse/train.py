@@ -1,0 +1,241 @@
+"""Train a head on what the cache holds, with several seeds, and keep the result as a run."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from mgcli.cache import FeatureCache, open_cache
+from mgcli.fuse.data import token_statistics
+from mgcli.fuse.head import FittedHead, create_head
+from mgcli.fuse.loop import TrainConfig, TrainError, fit_head, predict_probabilities
+from mgcli.fuse.metrics import confusion_matrix, over_seeds, scores, subject_intervals
+from mgcli.fuse.predict import prediction_table
+from mgcli.fuse.progress import Progress, warn
+from mgcli.fuse.run import RUN_VERSION, Run, check_writable, run_folder, write_run
+from mgcli.fuse.selection import Selection, clip_list_hash, read_table, select_for_training
+from mgcli.fuse.task import Choice, choose, get_task
+
+SCORED_SPLITS = ("val", "test")
+_PACKAGES = ("mgcli", "torch", "numpy", "pandas", "safetensors", "h5py", "zarr")
+
+
+def train_head(
+    cache: FeatureCache | str | Path,
+    task: str,
+    *,
+    head: str | None = None,
+    modalities: Sequence[str] | None = None,
+    seeds: int | Sequence[int] = 3,
+    config: TrainConfig | None = None,
+    features: dict[str, str] | None = None,
+    clips: pd.DataFrame | str | Path | None = None,
+    runs: str | Path = "runs",
+    notes: Sequence[str] = (),
+    progress: bool = True,
+) -> Run:
+    """Train a head and score it on the test clips, once, at the end.
+
+    Args:
+        cache: an open cache, or its folder.
+        task: gesture or emotion.
+        head: a name of HEADS, or single_MODALITY; by default the task's, `single` with one modality.
+        modalities: by default the task's that the cache has, else all that it has.
+        seeds: how many (0, 1, ...), or which.
+        config: how to train.
+        features: modality -> fingerprint or backbone, where a modality has several feature sets.
+        clips: clip table, or its file; by default the newest of the cache.
+        runs: folder in which the run's folder is made.
+        notes: what to warn of wherever the result is shown, such as synthetic data.
+        progress: show how far the training is, on stderr.
+
+    Returns:
+        The run; its files are on disk.
+
+    Raises:
+        MgcliError: a choice, the clip table, the cache or the runs folder does not allow it; the message
+            says what to do.
+    """
+    config = config or TrainConfig()
+    cache = cache if isinstance(cache, FeatureCache) else open_cache(cache)
+    warnings = list(notes)
+
+    def note(message: str) -> None:
+        warnings.append(message)
+        warn(message)
+
+    chosen = choose(cache, get_task(task), head, modalities, features, note)
+    seed_list = _seed_list(seeds)
+    check_writable(Path(runs))
+    _note_random_weights(chosen, note)
+    selection = select_for_training(
+        read_table(cache, clips),
+        task,
+        chosen.feature_sets,
+        max_tokens=config.max_tokens,
+        validation_fraction=config.validation_fraction,
+        split_seed=config.split_seed,
+        allow_unseen_classes=config.allow_unseen_classes,
+        warn=note,
+    )
+    trained = _train_seeds(chosen, selection, seed_list, config, progress)
+    results = _score(trained, selection)
+    described = _describe(cache, task, chosen, selection, seed_list, config, warnings)
+    with run_folder(Path(runs), f"{task}-{chosen.label}") as (folder, path):
+        run = Run(path=path, config=described, metrics=results["metrics"], intervals=results["intervals"])
+        history = pd.DataFrame([{"seed": each.seed, **row} for each in trained for row in each.history])
+        states = {each.seed: each.state for each in trained}
+        predictions = _prediction_rows(trained, selection, task)
+        write_run(folder, described, {**run.to_json(), **results}, predictions, history, states)
+    return run
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """What one seed gave."""
+
+    seed: int
+    state: dict[str, Tensor]
+    history: list[dict[str, float]]
+    probabilities: dict[str, np.ndarray]  # split -> (n, K)
+
+
+def _seed_list(seeds: int | Sequence[int]) -> list[int]:
+    seed_list = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if not seed_list or min(seed_list) < 0 or len(set(seed_list)) < len(seed_list):
+        raise TrainError(f"seeds is {seeds}; give how many (1 or more), or different numbers from 0")
+    return seed_list
+
+
+def _note_random_weights(chosen: Choice, note: Any) -> None:
+    for name, features in chosen.feature_sets.items():
+        if features.spec.weights.startswith("random"):
+            note(
+                f"the {name} tokens come from a backbone with random weights ({features.spec.weights}): "
+                "these scores say nothing about the trained backbone"
+            )
+
+
+def _train_seeds(
+    chosen: Choice, selection: Selection, seeds: list[int], config: TrainConfig, progress: bool
+) -> list[_Trained]:
+    device = _device(config.device)
+    tensors = selection.tensors.to(device)
+    rows = {split: torch.from_numpy(selection.rows(split)).to(device) for split in ("train", *SCORED_SPLITS)}
+    statistics = token_statistics(selection.tensors, torch.from_numpy(selection.rows("train")))
+    _, epochs = config.plan(len(rows["train"]))
+    trained: list[_Trained] = []
+    with Progress(f"train {chosen.label}", epochs * len(seeds), shown=progress) as bar:
+        for seed in seeds:
+            done = 0
+
+            def on_epoch(row: dict[str, float], seed: int = seed) -> None:
+                nonlocal done
+                done += 1
+                bar.epoch(f"seed {seed}, train {row['train_top1']:.3f}, val {row['val_top1']:.3f}")
+
+            with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else ()):
+                torch.manual_seed(seed)
+                head = create_head(chosen.head, tensors.dims, len(selection.classes), config.head)
+                head.set_statistics(statistics)
+                head.to(device)
+                history = fit_head(head, tensors, rows["train"], rows["val"], config, on_epoch)
+            bar.epoch(f"seed {seed} done", epochs - done)
+            probabilities = {split: predict_probabilities(head, tensors, rows[split]) for split in SCORED_SPLITS}
+            trained.append(_Trained(seed, head.state_dict(), history, probabilities))
+            if isinstance(head, FittedHead):  # no chance in it: one fit serves every seed
+                return [_Trained(each, head.state_dict(), history, probabilities) for each in seeds]
+    return trained
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise TrainError(f"cannot use device {name!r}: {str(error).splitlines()[0]}") from None
+
+
+def _score(trained: list[_Trained], selection: Selection) -> dict[str, Any]:
+    """Scores, intervals and confusion matrices (summed over the seeds) of each split that has clips."""
+    metrics: dict[str, Any] = {}
+    intervals: dict[str, Any] = {}
+    confusion: dict[str, Any] = {}
+    labels, num_classes = selection.tensors.labels.numpy(), len(selection.classes)
+    subjects = selection.table["subject_id"].to_numpy()
+    for split in SCORED_SPLITS:
+        rows = selection.rows(split)
+        if not len(rows):
+            metrics[split], intervals[split] = {}, {}
+            continue
+        predicted = [each.probabilities[split].argmax(axis=1) for each in trained]
+        metrics[split] = over_seeds([scores(labels[rows], each.probabilities[split]) for each in trained])
+        intervals[split] = subject_intervals(labels[rows], predicted, subjects[rows], num_classes)
+        matrices = [confusion_matrix(labels[rows], each, num_classes) for each in predicted]
+        confusion[split] = np.sum(matrices, axis=0).tolist()
+    return {"metrics": metrics, "intervals": intervals, "confusion": confusion}
+
+
+def _prediction_rows(trained: list[_Trained], selection: Selection, task: str) -> pd.DataFrame:
+    """One row per seed and clip of the scored splits."""
+    parts = []
+    for each in trained:
+        for split in SCORED_SPLITS:
+            rows = selection.table.iloc[selection.rows(split)]
+            parts.append(prediction_table(rows, task, selection.classes, each.probabilities[split], each.seed))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _describe(
+    cache: FeatureCache,
+    task: str,
+    chosen: Choice,
+    selection: Selection,
+    seeds: list[int],
+    config: TrainConfig,
+    warnings: list[str],
+) -> dict[str, Any]:
+    """Everything that decides the run, as plain JSON values."""
+    features = {
+        name: {
+            "feature_set": each.name,
+            "fingerprint": each.spec.fingerprint,
+            "backbone": each.spec.backbone,
+            "weights": each.spec.weights,
+            "weights_sha256": each.spec.weights_sha256,
+            "tokens": each.spec.tokens,
+            "dim": each.spec.dim,
+        }
+        for name, each in chosen.feature_sets.items()
+    }
+    return {
+        "run_version": RUN_VERSION,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "task": task,
+        "head": chosen.head,
+        "label": chosen.label,
+        "features": features,
+        "classes": selection.classes,
+        "seeds": seeds,
+        "cache": str(cache.path.resolve()),
+        "clips": {
+            "hash": clip_list_hash(selection.table, task),
+            "counts": selection.counts(),
+            "drawn_val_subjects": selection.drawn_val_subjects,
+        },
+        "config": asdict(config),
+        "packages": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        "device": str(_device(config.device)),
+        "warnings": warnings,
+    }

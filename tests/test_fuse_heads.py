@@ -1,0 +1,193 @@
+"""One contract, run on every head."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+from mgcli.fuse.data import Batch, TokenStatistics
+from mgcli.fuse.head import HEADS, FittedHead, FusionHead, HeadConfig, HeadError, create_head
+
+DIMS = {"video": 6, "pose": 5}
+NUM_CLASSES = 3
+FUSION = ("cross_modal_token_fusion", "inter_fusion")
+SMALL = HeadConfig(width=16, num_heads=2, rank=8)
+
+
+def dims_of(name: str) -> dict[str, int]:
+    return {"video": DIMS["video"]} if name == "single" else DIMS
+
+
+def make_batch(dims: dict[str, int], num_clips: int = 6, num_tokens: int = 5, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    return Batch(
+        tokens={m: torch.randn(num_clips, num_tokens, dim, generator=generator) for m, dim in dims.items()},
+        mask={m: torch.ones(num_clips, num_tokens, dtype=torch.bool) for m in dims},
+        time={m: torch.linspace(0, 1, num_tokens).expand(num_clips, -1) for m in dims},
+        labels=torch.arange(num_clips) % NUM_CLASSES,
+    )
+
+
+def statistics_of(batch: Batch) -> dict[str, TokenStatistics]:
+    found = {}
+    for name, tokens in batch.tokens.items():
+        dim = tokens.shape[-1]
+        found[name] = TokenStatistics(torch.zeros(dim), torch.ones(dim), torch.eye(dim), torch.ones(dim), 0.5)
+    return found
+
+
+def ready_head(name: str, dims: dict[str, int] | None = None) -> FusionHead:
+    """A head that gives different clips different logits, in evaluation mode."""
+    dims = dims or dims_of(name)
+    torch.manual_seed(0)
+    head = create_head(name, dims, NUM_CLASSES, SMALL)
+    batch = make_batch(dims, num_clips=12)
+    head.set_statistics(statistics_of(batch))
+    if isinstance(head, FittedHead):
+        head.fit([batch], [])
+    return head.eval()
+
+
+def logits_of(head: FusionHead, batch: Batch) -> Tensor:
+    with torch.no_grad():
+        return head(batch.tokens, batch.mask, batch.time).logits
+
+
+@pytest.fixture(params=sorted(HEADS))
+def head(request: pytest.FixtureRequest) -> FusionHead:
+    return ready_head(request.param)
+
+
+def test_logits_have_one_score_a_class(head: FusionHead) -> None:
+    batch = make_batch(dict.fromkeys(head.modalities, 0) | {m: DIMS[m] for m in head.modalities})
+    output = head(batch.tokens, batch.mask, batch.time)
+    assert output.logits.shape == (6, NUM_CLASSES)
+    assert output.logits.isfinite().all()
+    assert all(each.shape == (6, NUM_CLASSES) for each in output.aux.values())
+    assert set(output.aux) <= set(head.modalities)
+
+
+def test_any_number_of_tokens_is_taken(head: FusionHead) -> None:
+    for num_tokens in (1, 9, 393):
+        batch = make_batch({m: DIMS[m] for m in head.modalities}, num_clips=2, num_tokens=num_tokens)
+        assert logits_of(head, batch).isfinite().all()
+
+
+def test_padding_never_changes_the_logits(head: FusionHead) -> None:
+    batch = make_batch({m: DIMS[m] for m in head.modalities})
+    padded = copy.deepcopy(batch)
+    for i, name in enumerate(head.modalities):
+        extra = 3 + i
+        junk = 100 * torch.randn(6, extra, DIMS[name])
+        padded.tokens[name] = torch.cat([batch.tokens[name], junk], dim=1)
+        padded.mask[name] = torch.cat([batch.mask[name], torch.zeros(6, extra, dtype=torch.bool)], dim=1)
+        padded.time[name] = torch.cat([batch.time[name], torch.rand(6, extra)], dim=1)
+    torch.testing.assert_close(logits_of(head, padded), logits_of(head, batch), atol=1e-5, rtol=1e-5)
+
+
+def test_clips_do_not_see_each_other(head: FusionHead) -> None:
+    batch = make_batch({m: DIMS[m] for m in head.modalities})
+    order = torch.tensor([3, 0, 5, 1])
+    part = Batch(*({m: each[order] for m, each in field.items()} for field in (batch.tokens, batch.mask, batch.time)),
+                 batch.labels[order])  # fmt: skip
+    torch.testing.assert_close(logits_of(head, part), logits_of(head, batch)[order], atol=1e-5, rtol=1e-5)
+
+
+def test_a_missing_modality_is_not_looked_at(head: FusionHead) -> None:
+    batch = make_batch({m: DIMS[m] for m in head.modalities})
+    last = head.modalities[-1]
+    batch.mask[last][2] = False
+    other = copy.deepcopy(batch)
+    other.tokens[last][2] = 50.0
+    logits = logits_of(head, batch)
+    assert logits.isfinite().all()
+    torch.testing.assert_close(logits_of(head, other), logits, atol=1e-5, rtol=1e-5)
+
+
+def test_a_clip_without_any_token_gets_finite_logits(head: FusionHead) -> None:
+    batch = make_batch({m: DIMS[m] for m in head.modalities})
+    for mask in batch.mask.values():
+        mask[0] = False
+    assert logits_of(head, batch).isfinite().all()
+
+
+def test_half_precision_tokens_are_taken(head: FusionHead) -> None:
+    batch = make_batch({m: DIMS[m] for m in head.modalities})
+    half = Batch({m: each.half() for m, each in batch.tokens.items()}, batch.mask, batch.time, batch.labels)
+    torch.testing.assert_close(logits_of(head, half), logits_of(head, batch), atol=5e-2, rtol=5e-2)
+
+
+@pytest.mark.parametrize("name", [n for n in sorted(HEADS) if n not in ("logistic", "constant")])
+def test_every_parameter_gets_a_finite_gradient(name: str) -> None:
+    head = ready_head(name).train()
+    batch = make_batch(dims_of(name))
+    batch.mask[head.modalities[-1]][0] = False
+    output = head(batch.tokens, batch.mask, batch.time)
+    loss = sum((torch.nn.functional.cross_entropy(each, batch.labels) for each in output.aux.values()), torch.zeros(()))
+    loss = loss + torch.nn.functional.cross_entropy(output.logits, batch.labels)
+    loss.backward()
+    for parameter_name, parameter in head.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.isfinite().all(), parameter_name
+
+
+@pytest.mark.parametrize("name", FUSION)
+@pytest.mark.parametrize("dims", [{"video": 6}, {"video": 6, "pose": 5, "face": 4}])
+def test_fusion_heads_take_any_number_of_modalities(name: str, dims: dict[str, int]) -> None:
+    head = ready_head(name, dims)
+    assert logits_of(head, make_batch(dims)).shape == (6, NUM_CLASSES)
+
+
+@pytest.mark.parametrize("name", FUSION)
+def test_fusion_heads_are_of_moderate_size(name: str) -> None:
+    head = create_head(name, {"video": 768, "pose": 256}, 32)
+    assert 3e5 < sum(each.numel() for each in head.parameters()) < 3e6
+
+
+def test_score_average_is_the_mean_of_the_probabilities() -> None:
+    head = ready_head("score_average")
+    batch = make_batch(DIMS)
+    batch.mask["pose"][1] = False
+    with torch.no_grad():
+        output = head(batch.tokens, batch.mask, batch.time)
+    own = {name: each.softmax(dim=1) for name, each in output.aux.items()}
+    expected = (own["video"] + own["pose"]) / 2
+    expected[1] = own["video"][1]
+    torch.testing.assert_close(output.logits.softmax(dim=1), expected)
+
+
+def test_constant_answers_the_most_frequent_class() -> None:
+    head = create_head("constant", DIMS, NUM_CLASSES)
+    batch = make_batch(DIMS)
+    batch.labels[:] = torch.tensor([2, 2, 2, 1, 1, 0])
+    assert isinstance(head, FittedHead)
+    head.fit([batch], [])
+    assert logits_of(head, batch).argmax(dim=1).tolist() == [2] * 6
+
+
+def test_logistic_separates_what_a_line_separates() -> None:
+    batch = make_batch(DIMS, num_clips=300)
+    batch.labels[:] = (batch.tokens["video"].mean(dim=1)[:, 0] > 0).long()
+    head = create_head("logistic", DIMS, 2)
+    assert isinstance(head, FittedHead)
+    history = head.fit([batch], [])
+    assert (logits_of(head, batch).argmax(dim=1) == batch.labels).float().mean() > 0.95
+    assert [row["c"] for row in history] == sorted(row["c"] for row in history)
+
+
+def test_a_misspelt_head_suggests_the_nearest() -> None:
+    with pytest.raises(HeadError, match="unknown head 'interfusion'; did you mean 'inter_fusion'"):
+        create_head("interfusion", DIMS, 2)
+
+
+def test_single_refuses_two_modalities() -> None:
+    with pytest.raises(HeadError, match="takes one modality, not video, pose; try --head single_video"):
+        create_head("single", DIMS, 2)
+
+
+def test_a_width_that_does_not_divide_is_refused() -> None:
+    with pytest.raises(HeadError, match="width 10 does not divide into 4 attention heads"):
+        HeadConfig(width=10)

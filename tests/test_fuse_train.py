@@ -1,0 +1,483 @@
+"""Training from a real cache to a run folder and back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from planted import planted_cache
+from samples import make_spec
+
+from mgcli.cache import CacheError, ClipTableError, FeatureCache, open_cache, read_clip_table
+from mgcli.fuse import (
+    HeadConfig,
+    HeadError,
+    Run,
+    RunError,
+    SelectionError,
+    TaskError,
+    TrainConfig,
+    TrainError,
+    evaluate_run,
+    predict_run,
+    results_table,
+    train_head,
+)
+
+FUSION = ("cross_modal_token_fusion", "inter_fusion")
+QUICK = TrainConfig(epochs=2, min_steps=1, head=HeadConfig(width=16, num_heads=2, rank=8))
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> FeatureCache:
+    """A small exclusive-or of `video` and `pose`."""
+    return planted_cache(tmp_path / "features")
+
+
+def clips_of(cache: FeatureCache, **columns: object) -> pd.DataFrame:
+    """The cache's clip table with some columns replaced."""
+    return cache.read_clips().assign(**columns)
+
+
+# What a run gives
+
+
+def test_run_folder_holds_all_that_a_reader_needs(planted: FeatureCache, tmp_path: Path) -> None:
+    run = train_head(planted, "gesture", head="inter_fusion", seeds=2, config=QUICK, runs=tmp_path / "runs")
+    assert run.path.parent == tmp_path / "runs"
+    assert run.name.startswith("gesture-inter_fusion-")
+    assert sorted(each.name for each in run.path.iterdir()) == [
+        "config.json",
+        "head-seed0.safetensors",
+        "head-seed1.safetensors",
+        "history.csv",
+        "metrics.json",
+        "predictions.csv",
+    ]
+    config = json.loads((run.path / "config.json").read_text())
+    features = planted.feature_set("video")
+    assert config["features"]["video"]["fingerprint"] == features.spec.fingerprint
+    assert config["features"]["video"]["weights"] == "imported"
+    assert config["classes"] == ["0", "1"]
+    assert config["seeds"] == [0, 1]
+    assert config["packages"]["torch"] == version("torch")
+    assert config["clips"]["counts"]["test"] == {"clips": 80, "subjects": 6}
+    assert config["config"]["head"]["width"] == 16
+    history = pd.read_csv(run.path / "history.csv")
+    assert history.groupby("seed")["epoch"].apply(list).to_dict() == {0: [1, 2], 1: [1, 2]}
+    assert [each.name for each in (tmp_path / "runs").iterdir()] == [run.name]
+
+
+def test_json_has_the_agreed_shape(planted: FeatureCache, tmp_path: Path) -> None:
+    run = train_head(planted, "gesture", seeds=2, config=QUICK, runs=tmp_path / "runs")
+    result = json.loads(json.dumps(run.to_json()))
+    assert result["task"] == "gesture"
+    assert result["head"] == "cross_modal_token_fusion"
+    assert result["modalities"] == ["video", "pose"]
+    assert result["seeds"] == [0, 1]
+    for split in ("val", "test"):
+        for score in ("top1", "macro_f1", "mean_class_accuracy", "auc"):
+            found = result["metrics"][split][score]
+            assert len(found["values"]) == 2
+            assert found["mean"] == pytest.approx(np.mean(found["values"]))
+            assert found["std"] == pytest.approx(np.std(found["values"], ddof=1))
+    assert Run.load(run.path).to_json() == run.to_json()
+
+
+def test_predictions_give_the_scores_again(planted: FeatureCache, tmp_path: Path) -> None:
+    run = train_head(planted, "gesture", seeds=2, config=QUICK, runs=tmp_path / "runs")
+    predictions = run.predictions()
+    assert list(predictions) == ["clip_id", "subject_id", "split", "seed", "true", "predicted", "p_0", "p_1"]
+    assert np.allclose(predictions[["p_0", "p_1"]].sum(axis=1), 1, atol=1e-5)
+    test = predictions[predictions["split"] == "test"]
+    right = (test["true"] == test["predicted"]).groupby(test["seed"]).mean()
+    assert right.tolist() == pytest.approx(run.metrics["test"]["top1"]["values"])
+
+
+def test_validation_subjects_are_drawn_from_training_alone(planted: FeatureCache, tmp_path: Path) -> None:
+    run = train_head(planted, "gesture", head="constant", runs=tmp_path / "runs")
+    assert run.config["clips"]["counts"]["val"]["subjects"] == 2
+    assert run.config["clips"]["counts"]["train"]["subjects"] == 6
+    predictions = run.predictions()
+    held_back = set(predictions.loc[predictions["split"] == "val", "subject_id"])
+    assert held_back == set(run.config["clips"]["drawn_val_subjects"])
+
+
+def test_summary_shows_intervals_weights_and_warnings(planted: FeatureCache, tmp_path: Path) -> None:
+    random = make_spec(modality="video", dim=3, weights="random:7", reads="imported", backbone="mvit_v2_s")
+    with planted.create_feature_set(random).writer() as writer:
+        for clip_id in planted.read_clips()["clip_id"]:
+            writer.add(clip_id, np.ones((1, 3), np.float32))
+    run = train_head(
+        planted,
+        "gesture",
+        head="concat",
+        seeds=1,
+        config=QUICK,
+        features={"video": "mvit_v2_s"},
+        notes=["the data are synthetic"],
+        runs=tmp_path / "runs",
+    )
+    for text in (run.summary(), results_table([run, run]), evaluate_run(run, planted).summary()):
+        assert "random:7" in text
+        assert "warning: the video tokens come from a backbone with random weights" in text
+        assert "warning: the data are synthetic" in text
+        low, high = run.intervals["test"]["top1"]
+        assert f"[{100 * low:.1f}, {100 * high:.1f}]" in text
+
+
+# Learning
+
+
+@pytest.mark.parametrize("head", FUSION)
+def test_same_seed_gives_the_same_bits(planted: FeatureCache, tmp_path: Path, head: str) -> None:
+    config = replace(QUICK, modality_dropout=0.2, token_dropout=0.1)
+    first = train_head(planted, "gesture", head=head, seeds=[3], config=config, runs=tmp_path / "a")
+    torch.rand(5)  # what happened before does not matter
+    second = train_head(planted, "gesture", head=head, seeds=[1, 3], config=config, runs=tmp_path / "b")
+    for name, value in first.state_dict(3).items():
+        assert torch.equal(value, second.state_dict(3)[name]), name
+    assert any(not torch.equal(value, second.state_dict(1)[name]) for name, value in first.state_dict(3).items())
+
+
+def test_training_leaves_the_callers_generator_alone(planted: FeatureCache, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    train_head(planted, "gesture", seeds=1, config=QUICK, runs=tmp_path / "runs")
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("head", [*FUSION, "concat", "single_video", "score_average"])
+def test_heads_overfit_eight_clips(tmp_path: Path, head: str) -> None:
+    cache = planted_cache(tmp_path / "features", num_train=8, num_test=2, amplitude=0.0)  # nothing but noise
+    table = clips_of(cache, split=["train"] * 8 + ["val"] * 2, gesture=["0", "1"] * 5)
+    config = TrainConfig(min_steps=120, patience=1.0, head=HeadConfig(width=32))
+    run = train_head(cache, "gesture", head=head, seeds=1, clips=table, config=config, runs=tmp_path / "runs")
+    assert pd.read_csv(run.path / "history.csv")["train_top1"].max() == 1.0
+
+
+@pytest.mark.parametrize("head", FUSION)
+def test_fusion_heads_learn_an_exclusive_or(tmp_path: Path, head: str) -> None:
+    cache = planted_cache(tmp_path / "features", num_train=320, num_test=150)
+    config = TrainConfig(min_steps=300)
+    run = train_head(cache, "gesture", head=head, seeds=1, config=config, runs=tmp_path / "runs")
+    assert run.metrics["test"]["top1"]["mean"] >= 0.95
+
+
+@pytest.mark.parametrize("head", ["logistic", "score_average", "single_video", "single_pose", "constant"])
+def test_other_heads_cannot_know_an_exclusive_or(tmp_path: Path, head: str) -> None:
+    cache = planted_cache(tmp_path / "features", num_train=400, num_test=500, num_subjects=(8, 20))
+    config = TrainConfig(epochs=5, min_steps=1)
+    run = train_head(cache, "gesture", head=head, seeds=1, config=config, runs=tmp_path / "runs")
+    assert run.metrics["test"]["top1"]["mean"] < 0.6
+    assert run.label == head
+
+
+@pytest.mark.parametrize("head", FUSION)
+def test_a_small_set_of_four_classes_is_learned(tmp_path: Path, head: str) -> None:
+    cache = planted_cache(
+        tmp_path / "features", rule="product", num_train=60, num_test=100, num_subjects=(12, 10), dim=32
+    )
+    run = train_head(cache, "gesture", head=head, seeds=1, runs=tmp_path / "runs")
+    assert run.metrics["test"]["top1"]["mean"] >= 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", FUSION)
+@pytest.mark.parametrize(
+    ("dim", "amplitude", "scale"), [(16, 5, 1.0), (64, 6, 0.01), (256, 6, 30.0), (768, 5, 1.0), (768, 16, 1.0)]
+)
+def test_planted_interaction(tmp_path: Path, head: str, dim: int, amplitude: float, scale: float) -> None:
+    cache = planted_cache(
+        tmp_path / "features",
+        task="emotion",
+        num_train=2000,
+        num_test=500,
+        num_subjects=(20, 10),
+        dim=dim,
+        amplitude=amplitude,
+        scale=scale,
+    )
+    run = train_head(cache, "emotion", head=head, modalities=["video", "pose"], seeds=1, runs=tmp_path / "runs")
+    assert run.metrics["test"]["top1"]["mean"] >= 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", [*FUSION, "concat", "logistic", "score_average"])
+def test_nothing_planted_is_nothing_found(tmp_path: Path, head: str) -> None:
+    cache = planted_cache(tmp_path / "features", rule="shuffled", num_train=400, num_test=1000, num_subjects=(10, 40))
+    run = train_head(cache, "gesture", head=head, seeds=1, runs=tmp_path / "runs")
+    assert run.intervals["test"]["top1"][0] < 0.5 + 0.02
+
+
+# From disk
+
+
+def test_evaluate_gives_the_runs_own_scores(planted: FeatureCache, tmp_path: Path) -> None:
+    run = train_head(planted, "gesture", seeds=2, config=QUICK, runs=tmp_path / "runs")
+    for split in ("val", "test"):
+        again = evaluate_run(run.path, planted.path, split=split)
+        assert again.metrics == run.metrics[split]
+        assert again.intervals == run.intervals[split]
+    assert evaluate_run(run, planted).to_json()["metrics"].keys() == {"test"}
+
+
+@pytest.mark.parametrize("head", ["single_pose", "logistic", "constant", "score_average", "concat"])
+def test_every_head_comes_back_from_disk(planted: FeatureCache, tmp_path: Path, head: str) -> None:
+    run = train_head(planted, "gesture", head=head, seeds=1, config=QUICK, runs=tmp_path / "runs")
+    assert evaluate_run(run.path, planted).metrics == run.metrics["test"]
+
+
+def test_predict_takes_clips_without_labels_or_splits(planted: FeatureCache, tmp_path: Path) -> None:
+    run = train_head(planted, "gesture", seeds=2, config=QUICK, runs=tmp_path / "runs")
+    found = predict_run(run.path, planted, clips=clips_of(planted, gesture="", split="")[-80:])
+    assert len(found) == 80
+    assert set(found["true"]) == {""}
+    of_seeds = run.predictions().query("split == 'test'").groupby("clip_id")["p_1"].mean()
+    assert np.allclose(found.set_index("clip_id")["p_1"].sort_index(), of_seeds.sort_index(), atol=1e-5)
+
+
+def test_a_cache_without_the_runs_features_is_refused(planted: FeatureCache, tmp_path: Path) -> None:
+    run = train_head(planted, "gesture", seeds=1, config=QUICK, runs=tmp_path / "runs")
+    other = planted_cache(tmp_path / "other", dim=5)
+    with pytest.raises(RunError, match=r"was trained on video--tiny--\w{8} .* which the cache .* lacks"):
+        evaluate_run(run, other)
+
+
+def test_a_broken_checkpoint_is_named(planted: FeatureCache, tmp_path: Path) -> None:
+    run = train_head(planted, "gesture", seeds=1, config=QUICK, runs=tmp_path / "runs")
+    file = run.path / "head-seed0.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(RunError, match=r"cannot read .*head-seed0\.safetensors"):
+        evaluate_run(run, planted)
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"is no run folder: it has no config\.json"):
+        Run.load(tmp_path)
+
+
+# Which modalities and which head
+
+
+def test_one_modality_makes_a_single(tmp_path: Path, planted: FeatureCache) -> None:
+    run = train_head(planted, "gesture", modalities=["pose"], seeds=1, config=QUICK, runs=tmp_path / "runs")
+    assert run.label == "single_pose"
+    same = train_head(planted, "gesture", head="single", modalities=["pose"], seeds=1, config=QUICK, runs=tmp_path)
+    assert same.metrics == run.metrics
+
+
+def test_what_the_cache_lacks_is_done_without_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache = planted_cache(tmp_path / "features", task="emotion")
+    run = train_head(cache, "emotion", seeds=1, config=QUICK, runs=tmp_path / "runs")
+    assert run.label == "single_pose"
+    said = capsys.readouterr().err
+    assert "the cache has no context, so this run reads pose" in said
+    assert "mgcli extract --modality context" in said
+    assert run.config["warnings"][0] in said
+
+
+def test_a_cache_of_other_modalities_is_used_as_it_is(tmp_path: Path) -> None:
+    cache = planted_cache(tmp_path / "features", task="emotion", modalities=("sound", "touch"))
+    run = train_head(cache, "emotion", seeds=1, config=QUICK, runs=tmp_path / "runs")
+    assert run.label == "inter_fusion"
+    assert run.modalities == ["sound", "touch"]
+
+
+def test_a_fusion_head_by_name_gets_a_second_modality(tmp_path: Path) -> None:
+    cache = planted_cache(tmp_path / "features", task="emotion")
+    run = train_head(cache, "emotion", head="concat", seeds=1, config=QUICK, runs=tmp_path / "runs")
+    assert run.modalities == ["pose", "video"]
+
+
+def test_an_asked_for_modality_must_be_there(planted: FeatureCache) -> None:
+    with pytest.raises(CacheError, match=r"no tokens of 'face' .* Run: mgcli extract --modality face"):
+        train_head(planted, "gesture", modalities=["video", "face"])
+
+
+def test_single_must_say_which(planted: FeatureCache) -> None:
+    with pytest.raises(TaskError, match="takes one modality, not video, pose; say which: --head single_video"):
+        train_head(planted, "gesture", head="single")
+
+
+def test_single_and_modalities_must_agree(planted: FeatureCache) -> None:
+    with pytest.raises(TaskError, match="reads 'video' alone; --modalities says pose"):
+        train_head(planted, "gesture", head="single_video", modalities=["pose"])
+
+
+def test_several_feature_sets_must_be_chosen_from(planted: FeatureCache) -> None:
+    planted.create_feature_set(make_spec(modality="video", backbone="other", reads="imported"))
+    with pytest.raises(CacheError, match=r"2 feature sets of 'video'; choose one with --features video="):
+        train_head(planted, "gesture")
+
+
+def test_features_of_a_modality_that_is_not_read_are_an_error(planted: FeatureCache) -> None:
+    with pytest.raises(TaskError, match="--features names face, which the run does not read"):
+        train_head(planted, "gesture", features={"face": "abcd"})
+
+
+def test_unknown_task_and_head_suggest(planted: FeatureCache, tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match="unknown task 'gestures'; did you mean 'gesture'"):
+        train_head(planted, "gestures")
+    with pytest.raises(HeadError, match="unknown head 'conct'; did you mean 'concat'"):
+        train_head(planted, "gesture", head="conct", runs=tmp_path / "runs")
+
+
+# Which clips
+
+
+def test_a_class_without_training_clips_is_named_with_its_counts(planted: FeatureCache, tmp_path: Path) -> None:
+    table = planted.read_clips()
+    table.loc[table.index[-3:], "gesture"] = "7"
+    with pytest.raises(SelectionError, match=r"1 gesture class.* '7': 0 train, 0 val, 3 test"):
+        train_head(planted, "gesture", clips=table, runs=tmp_path / "runs")
+    config = replace(QUICK, allow_unseen_classes=True)
+    run = train_head(planted, "gesture", clips=table, seeds=1, config=config, runs=tmp_path / "runs")
+    assert run.config["classes"] == ["0", "1", "7"]
+
+
+def test_one_class_is_refused(planted: FeatureCache, tmp_path: Path) -> None:
+    with pytest.raises(SelectionError, match="all clips with tokens have the emotion label 'win'"):
+        train_head(planted, "emotion", clips=clips_of(planted, emotion="win"), runs=tmp_path / "runs")
+
+
+def test_no_label_is_refused(planted: FeatureCache, tmp_path: Path) -> None:
+    with pytest.raises(SelectionError, match="no clip of the clip table has a label in column 'emotion'"):
+        train_head(planted, "emotion", runs=tmp_path / "runs")
+
+
+def test_no_split_is_refused_and_some_without_are_left_out(
+    planted: FeatureCache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SelectionError, match="no clip has a split"):
+        train_head(planted, "gesture", clips=clips_of(planted, split=""), runs=tmp_path / "runs")
+    table = planted.read_clips()
+    table.loc[0, "split"] = ""
+    run = train_head(planted, "gesture", head="constant", clips=table, runs=tmp_path / "runs")
+    assert "1 clip(s) ('c00000') left out: no split" in capsys.readouterr().err
+    assert sum(each["clips"] for each in run.config["clips"]["counts"].values()) == 239
+
+
+def test_one_training_subject_is_refused(planted: FeatureCache, tmp_path: Path) -> None:
+    with pytest.raises(ClipTableError, match="cannot draw a validation split from 1 training subject"):
+        train_head(planted, "gesture", clips=clips_of(planted, subject_id="s1"), runs=tmp_path / "runs")
+
+
+def test_subjects_in_two_splits_are_warned_of(
+    planted: FeatureCache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    subjects = [f"s{i % 8}" for i in range(240)]
+    train_head(planted, "gesture", head="constant", clips=clips_of(planted, subject_id=subjects), runs=tmp_path)
+    assert "subject(s) are in both train and test" in capsys.readouterr().err
+
+
+def test_without_test_clips_there_are_no_test_scores(
+    planted: FeatureCache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train_head(planted, "gesture", seeds=1, config=QUICK, clips=clips_of(planted)[:160], runs=tmp_path)
+    assert run.metrics["test"] == {}
+    assert "no test clips" in capsys.readouterr().err
+    assert "val" in run.summary()
+
+
+def test_clips_without_tokens_are_counted_and_named(
+    planted: FeatureCache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = planted.read_clips()
+    table.loc[[3, 5], "clip_id"] = ["gone1", "gone2"]
+    run = train_head(planted, "gesture", seeds=1, config=QUICK, clips=table, runs=tmp_path / "runs")
+    assert "2 clip(s) ('gone1', 'gone2') left out: no video or pose tokens" in capsys.readouterr().err
+    assert run.config["clips"]["counts"]["test"]["clips"] == 80
+    table["clip_id"] = "x" + table["clip_id"]
+    with pytest.raises(SelectionError, match="none of the 240 clips has video or pose tokens"):
+        train_head(planted, "gesture", config=QUICK, clips=table, runs=tmp_path / "runs")
+
+
+def test_a_missing_modality_is_a_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache = planted_cache(tmp_path / "features")
+    spec = make_spec(modality="face", dim=2, reads="imported")
+    with cache.create_feature_set(spec).writer() as writer:
+        for clip_id in cache.read_clips()["clip_id"][::2]:
+            valid = np.array([clip_id != "c00000", False])  # nothing to see in the first clip's two tokens
+            writer.add(clip_id, np.ones((2, 2), np.float32), valid=valid)
+    run = train_head(
+        cache, "gesture", head="inter_fusion", modalities=["video", "face"], seeds=1, config=QUICK, runs=tmp_path
+    )
+    assert "121 of 240 clips have no face tokens" in capsys.readouterr().err
+    assert run.config["clips"]["counts"]["train"]["clips"] == 120
+
+
+# What goes wrong
+
+
+def test_a_loss_that_is_not_finite_names_the_step(planted: FeatureCache, tmp_path: Path) -> None:
+    config = replace(QUICK, epochs=30, learning_rate=1e30, grad_clip=1e30)
+    with pytest.raises(
+        TrainError, match=r"the loss is not a finite number from step \d+ on; try a lower learning rate"
+    ):
+        train_head(planted, "gesture", seeds=1, config=config, runs=tmp_path / "runs")
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_runs_path_that_is_a_file_is_found_out_first(planted: FeatureCache, tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(RunError, match=r"cannot write to the runs folder .*; choose another with --runs"):
+        train_head(planted, "gesture", runs=tmp_path / "runs")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": 0}, "epochs is 0; it must be 1 or more"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be above 0"),
+        ({"modality_dropout": 1.0}, "modality_dropout is 1.0; it must be at least 0 and below 1"),
+        ({"class_balance": "yes"}, "class_balance is 'yes'; it must be none, loss or logits"),
+        ({"device": "quantum"}, "cannot use device 'quantum'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(
+    planted: FeatureCache, tmp_path: Path, settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(TrainError, match=message):
+        train_head(planted, "gesture", config=TrainConfig(**settings), runs=tmp_path / "runs")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seeds", [0, [], [1, 1], [-1]])
+def test_seeds_that_make_no_sense_are_refused(planted: FeatureCache, tmp_path: Path, seeds: int | list[int]) -> None:
+    with pytest.raises(TrainError, match="give how many"):
+        train_head(planted, "gesture", seeds=seeds, runs=tmp_path / "runs")
+
+
+@pytest.mark.parametrize("balance", ["loss", "logits"])
+def test_class_balance_lifts_the_rare_class(tmp_path: Path, balance: str) -> None:
+    cache = planted_cache(tmp_path / "features", num_train=300, num_test=200, amplitude=1.5, dim=2)
+    rare = np.random.default_rng(1).random(500) < 0.15  # no token tells it: only the prior can
+    table = clips_of(cache, gesture=np.where(rare, "1", "0"))
+    found = {}
+    for name in ("none", balance):
+        config = replace(QUICK, min_steps=200, learning_rate=1e-2, class_balance=name)  # type: ignore[arg-type]
+        run = train_head(cache, "gesture", head="concat", seeds=1, clips=table, config=config, runs=tmp_path / "runs")
+        found[name] = run.predictions()["p_1"].mean()
+    assert found["none"] < 0.3 < 0.35 < found[balance]
+
+
+def test_zarr_caches_are_read_alike(tmp_path: Path) -> None:
+    hdf5 = planted_cache(tmp_path / "hdf5")
+    zarr = open_cache(tmp_path / "zarr", create=True, format="zarr")
+    for features in hdf5.feature_sets():
+        with zarr.create_feature_set(features.spec).writer() as writer:
+            for clip_id in features.clips()["clip_id"]:
+                writer.add(clip_id, features.load([clip_id])[0])
+    table = read_clip_table(next((hdf5.path / "clips").iterdir()))
+    scores = [
+        train_head(cache, "gesture", seeds=1, config=QUICK, clips=table, runs=tmp_path / "runs").metrics
+        for cache in (hdf5, zarr)
+    ]
+    assert scores[0] == scores[1]
