@@ -28,7 +28,12 @@ app.add_typer(cache_app, name="cache")
 
 EXIT_FAULT = 1  # a user's mistake or a data fault
 EXIT_SOME_FAILED = 3  # finished, but some clips failed
-_DEMO_FOLDERS = {"root": Path("data"), "cache": Path("features"), "runs": Path("runs"), "weights": Path("weights")}
+_DEMO_FOLDERS: dict[str, Any] = {
+    "root": Path("data"),
+    "cache": Path("features"),
+    "runs": Path("runs"),
+    "weights": Path("weights"),
+}
 
 CacheOption = Annotated[Path | None, typer.Option("--cache", help="Cache folder; default from mgcli.toml.")]
 ClipsOption = Annotated[Path | None, typer.Option("--clips", help="Clip table (CSV); default from mgcli.toml.")]
@@ -139,8 +144,9 @@ def init(
     """Check the data and write mgcli.toml into this folder."""
     from mgcli.cache import Project, describe_clips, write_project
 
-    given = {"clips": clips, "cache": cache, "format": cache_format, "protocol": protocol or dataset}
-    project = Project(dataset=dataset, root=root, **{key: value for key, value in given.items() if value is not None})
+    given: dict[str, Any] = {"clips": clips, "cache": cache, "format": cache_format}
+    given = {key: value for key, value in given.items() if value is not None}
+    project = Project(dataset=dataset, root=root, protocol=protocol or dataset, **given)
     table = _read_clips(project)
     path = write_project(project, Path.cwd(), overwrite=overwrite)
     typer.echo(describe_clips(table))

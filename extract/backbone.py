@@ -78,6 +78,14 @@ class Backbone(nn.Module, ABC):
     weights: Weights = Weights(name="none")
     precision: str = "float32"
 
+    def load_checkpoint(self, path: Path) -> None:
+        """Fill every parameter from a checkpoint file.
+
+        Raises:
+            WeightsError: the file is damaged, holds code, or was made for another network.
+        """
+        load_weights(self, path)
+
     @abstractmethod
     def windows(self, start_s: float, end_s: float) -> list[np.ndarray]:
         """Times of the frames of each input that the clip [start_s, end_s) gives; (T,) each, ascending."""
@@ -140,7 +148,7 @@ def create_backbone(
         torch.manual_seed(wanted.seed or 0)
         backbone = kind(tokens=layout, **options)
     if wanted.path is not None:
-        load_weights(backbone, wanted.path)
+        backbone.load_checkpoint(wanted.path)
     elif kind.has_weights:  # random, or filled by the class itself: torch may draw otherwise in another version
         name = "own" if wanted.seed is None else wanted.name
         wanted = Weights(name=name, sha256=state_sha256(backbone), seed=wanted.seed)

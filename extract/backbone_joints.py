@@ -72,7 +72,7 @@ class Joints(Backbone):
         return Prepared(
             inputs=torch.from_numpy(joints.reshape(len(joints), -1)),  # (T, V, 3) -> (T, 3 V)
             time_s=np.asarray(times_s, dtype=np.float32),
-            valid=present.any(axis=1),
+            valid=np.asarray(present.any(axis=1)),
         )
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ arXiv 2112.01526. The network, its transform and its sampling (16 frames at 7.5 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from torchvision.models.video import MViT_V2_S_Weights, mvit_v2_s
 
 from mgcli.extract.backbone import Backbone, BackboneError, Prepared
-from mgcli.extract.weights import PublishedWeights
+from mgcli.extract.weights import PublishedWeights, load_weights
 
 NUM_FRAMES = 16
 FRAMES_PER_S = 7.5  # KINETICS400_V1, "frame_rate"
@@ -83,6 +84,10 @@ class MViTv2S(Backbone):
         }
         self.network = mvit_v2_s(weights=None)
         self._official_transform = MViT_V2_S_Weights.KINETICS400_V1.transforms()
+
+    def load_checkpoint(self, path: Path) -> None:
+        """Take torchvision's own file, whose keys are those of the bare network."""
+        load_weights(self.network, path)
 
     def windows(self, start_s: float, end_s: float) -> list[np.ndarray]:
         """Times of 16 frames a window; never outside the clip."""

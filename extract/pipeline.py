@@ -200,9 +200,13 @@ def _spread(
         unknown = sorted(set(value) - {config.modality for config in configs})
         if unknown:
             raise BackboneError(f"{field} are given for {', '.join(unknown)}, which this run does not extract")
-        return [replace(config, **{field: value.get(config.modality)}) for config in configs]
+        return [_with(config, field, value.get(config.modality)) for config in configs]
     fitting = [fits(backbone_class(config.backbone_name), value) for config in configs]
-    return [replace(config, **{field: value}) if fit else config for config, fit in zip(configs, fitting, strict=True)]
+    return [_with(config, field, value) if fit else config for config, fit in zip(configs, fitting, strict=True)]
+
+
+def _with(config: ModalityConfig, field: str, value: Any) -> ModalityConfig:
+    return replace(config, **{field: value})
 
 
 def _layouts(configs: Sequence[ModalityConfig]) -> str:

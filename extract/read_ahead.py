@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _POLL_S = 0.1  # how often a thread that waits for room looks whether it should 
 
 def read_ahead(
     jobs: Sequence[Job], read: Callable[[Job], Iterator[Item]], *, workers: int, lookahead: int
-) -> Iterator[Item]:
+) -> Generator[Item, None, None]:
     """All items of the first job, then all of the second, ... whatever the number of workers.
 
     Args:
