@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
+from tqdm import tqdm
+
 from mgcli.cache import FeatureCache, open_cache
 from mgcli.fuse.head import HEADS
+from mgcli.fuse.progress import warn
 from mgcli.fuse.run import Run
 from mgcli.fuse.task import SINGLE, choose, get_task
 from mgcli.fuse.train import train_head
@@ -23,15 +33,17 @@ def compare_heads(
     *,
     head: str | None = None,
     modalities: Sequence[str] | None = None,
+    processes: int | None = None,
     **settings: Any,
 ) -> list[Run]:
-    """Train a head and every baseline of its modalities.
+    """Train a head and every baseline of its modalities, several at a time on a CPU.
 
     Args:
         cache: an open cache, or its folder.
         task: gesture or emotion.
         head: by default the task's.
         modalities: by default the task's that the cache has.
+        processes: heads trained at a time; by default one a core, one with a GPU.
         settings: of `train_head`, the same for all.
 
     Returns:
@@ -41,16 +53,45 @@ def compare_heads(
         MgcliError: as `train_head`.
     """
     opened = cache if isinstance(cache, FeatureCache) else open_cache(cache)
-    chosen = choose(opened, get_task(task), head, modalities, settings.get("features"))
+    chosen = choose(opened, get_task(task), head, modalities, settings.get("features"), warn)
     names = ["constant", *(f"{SINGLE}_{modality}" for modality in chosen.modalities)]
     if len(chosen.modalities) > 1:
         names += JOINT_BASELINES
-    names = [name for name in names if name not in (chosen.head, chosen.label)]
-    runs = []
-    for name in [*names, chosen.head]:
+    names = [*(name for name in names if name not in (chosen.head, chosen.label)), chosen.head]
+    jobs = []
+    for name in names:
         alone = name.startswith(f"{SINGLE}_")
-        runs.append(train_head(opened, task, head=name, modalities=None if alone else chosen.modalities, **settings))
+        features = {
+            key: value for key, value in (settings.get("features") or {}).items() if not alone or name.endswith(key)
+        }
+        asked = {"head": name, "modalities": None if alone else chosen.modalities, "features": features}
+        jobs.append(partial(_train_one, opened.path, task, **{**settings, **asked}))
+    if processes is None:
+        processes = 1 if torch.cuda.is_available() else min(len(jobs), os.cpu_count() or 1)
+    shown = sys.stderr.isatty()
+    with ExitStack() as stack:
+        bar = stack.enter_context(tqdm(total=len(jobs), desc=f"{task}: heads", unit="head", disable=not shown))
+        if processes == 1:
+            done: Iterator[Run] = (job() for job in jobs)
+        else:  # spawned, not forked: a fork of a process with running threads may hang
+            pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
+            stack.callback(pool.shutdown, cancel_futures=True)
+            futures = [pool.submit(job) for job in reversed(jobs)]  # the head itself takes longest: it goes first
+            done = (future.result() for future in reversed(futures))
+        runs = []
+        for run in done:
+            runs.append(run)
+            bar.update()
     return runs
+
+
+def _train_one(cache: Path, task: str, **settings: Any) -> Run:
+    """One run; what it warns of stands in the table of all."""
+    return train_head(cache, task, **settings, progress=False, say=_nothing)
+
+
+def _nothing(message: str) -> None:
+    """Say nothing."""
 
 
 def describe_heads() -> list[dict[str, Any]]:

@@ -29,8 +29,8 @@ class TokenStatistics:
 
     mean: Tensor  # (D,) float32
     std: Tensor  # (D,) float32, 0 where a number never changes
-    axes: Tensor  # (D, A) float32, principal axes of the standardised tokens, strongest first
-    axis_std: Tensor  # (A,) float32, spread along each of them
+    axes: Tensor  # (D, A) float32: standardised tokens times these are their principal parts, strongest first
+    axis_std: Tensor  # (A,) float32, spread of each part
     noise_std: float  # spread up to which an axis may be noise
 
 
@@ -74,6 +74,11 @@ class ClipTensors:
     def dims(self) -> dict[str, int]:
         """Token width of each modality."""
         return {name: each.tokens.shape[1] for name, each in self.modalities.items()}
+
+    @property
+    def tokens_a_clip(self) -> float:
+        """Tokens that a clip shows, all modalities together, on average."""
+        return sum(float(each.count.clamp_max(self.max_tokens).double().mean()) for each in self.modalities.values())
 
     def has_tokens(self) -> Tensor:
         """(n,) bool: clips with at least one valid token in any modality."""
@@ -155,10 +160,11 @@ def _load_modality(features: FeatureSet, table: pd.DataFrame) -> ModalityTokens:
     column = features.spec.source_column
     sources = table[column].tolist() if column is not None and column in table else [""] * len(table)
     there = set(features.clips().query("view == 0")["clip_id"])
-    known = [
-        i for i, (clip_id, source) in enumerate(zip(clip_ids, sources, strict=True))
-        if clip_id in there and (not source or features.has(clip_id, source))
-    ]  # fmt: skip
+
+    def has_tokens(clip_id: str, source: str) -> bool:
+        return clip_id in there and (not source or features.has(clip_id, source))
+
+    known = [i for i, key in enumerate(zip(clip_ids, sources, strict=True)) if has_tokens(*key)]
     ids, id_sources = [clip_ids[i] for i in known], [sources[i] for i in known]
     stored, offsets = features.load(ids, sources=id_sources)
     time_s, valid = features.load_times(ids, sources=id_sources)
@@ -224,8 +230,11 @@ def _statistics(each: ModalityTokens, rows: Tensor) -> TokenStatistics:
     standard = (tokens - mean) / std.where(std > 0, 1.0) * (std > 0)
     if dim > MAX_AXES_TOKENS:
         standard = _every_so_often(standard, MAX_AXES_TOKENS)
-    variance, axes = _principal_axes(standard)
+    # Half of each number's own spread is given back: what a number says may be why it varies more than others.
+    weight = (std / std[std > 0].median()).sqrt() if (std > 0).any() else std  # (D,)
+    variance, axes = _principal_axes(standard * weight)
     noise = _noise_edge(variance, num_tokens=len(standard), dim=int((std > 0).sum()))
+    axes = weight[:, None] * axes
     return TokenStatistics(mean.float(), std.float(), axes.float(), variance.sqrt().float(), math.sqrt(noise))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -27,6 +28,7 @@ from mgcli.fuse.selection import Selection, clip_list_hash, read_table, select_f
 from mgcli.fuse.task import Choice, choose, get_task
 
 SCORED_SPLITS = ("val", "test")
+SMALL_STEP_TOKENS = 8192  # tokens in a batch, all modalities together
 _PACKAGES = ("mgcli", "torch", "numpy", "pandas", "safetensors", "h5py", "zarr")
 
 
@@ -43,6 +45,7 @@ def train_head(
     runs: str | Path = "runs",
     notes: Sequence[str] = (),
     progress: bool = True,
+    say: Callable[[str], None] = warn,
 ) -> Run:
     """Train a head and score it on the test clips, once, at the end.
 
@@ -58,6 +61,7 @@ def train_head(
         runs: folder in which the run's folder is made.
         notes: what to warn of wherever the result is shown, such as synthetic data.
         progress: show how far the training is, on stderr.
+        say: told each warning as it comes up; the run keeps them all the same.
 
     Returns:
         The run; its files are on disk.
@@ -72,7 +76,7 @@ def train_head(
 
     def note(message: str) -> None:
         warnings.append(message)
-        warn(message)
+        say(message)
 
     chosen = choose(cache, get_task(task), head, modalities, features, note)
     seed_list = _seed_list(seeds)
@@ -133,9 +137,12 @@ def _train_seeds(
     tensors = selection.tensors.to(device)
     rows = {split: torch.from_numpy(selection.rows(split)).to(device) for split in ("train", *SCORED_SPLITS)}
     statistics = token_statistics(selection.tensors, torch.from_numpy(selection.rows("train")))
-    _, epochs = config.plan(len(rows["train"]))
+    batch_size, epochs = config.plan(len(rows["train"]))
     trained: list[_Trained] = []
-    with Progress(f"train {chosen.label}", epochs * len(seeds), shown=progress) as bar:
+    with (
+        _threads_for(device, batch_size * tensors.tokens_a_clip),
+        Progress(f"train {chosen.label}", epochs * len(seeds), shown=progress) as bar,
+    ):
         for seed in seeds:
             done = 0
 
@@ -156,6 +163,18 @@ def _train_seeds(
             if isinstance(head, FittedHead):  # no chance in it: one fit serves every seed
                 return [_Trained(each, head.state_dict(), history, probabilities) for each in seeds]
     return trained
+
+
+@contextmanager
+def _threads_for(device: torch.device, tokens_a_step: float) -> Iterator[None]:
+    """One thread for small steps on a CPU: several spend their time waiting for each other, more so on a busy one."""
+    threads = torch.get_num_threads()
+    if device.type == "cpu" and tokens_a_step <= SMALL_STEP_TOKENS:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _device(name: str) -> torch.device:

@@ -91,8 +91,8 @@ def test_padding_never_changes_the_logits(head: FusionHead) -> None:
 def test_clips_do_not_see_each_other(head: FusionHead) -> None:
     batch = make_batch({m: DIMS[m] for m in head.modalities})
     order = torch.tensor([3, 0, 5, 1])
-    part = Batch(*({m: each[order] for m, each in field.items()} for field in (batch.tokens, batch.mask, batch.time)),
-                 batch.labels[order])  # fmt: skip
+    fields = ({m: each[order] for m, each in field.items()} for field in (batch.tokens, batch.mask, batch.time))
+    part = Batch(*fields, labels=batch.labels[order])
     torch.testing.assert_close(logits_of(head, part), logits_of(head, batch)[order], atol=1e-5, rtol=1e-5)
 
 

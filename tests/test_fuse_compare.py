@@ -1,0 +1,37 @@
+"""A head beside its baselines: all of them, on the same clips, the same however many are trained at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from planted import planted_cache
+
+from mgcli.fuse import compare_heads, describe_heads, make_config, results_table
+
+
+def test_every_baseline_stands_beside_the_head_whatever_the_number_of_processes(tmp_path: Path) -> None:
+    cache = planted_cache(tmp_path / "features", num_train=48, num_test=24)
+    threads = torch.get_num_threads()
+    config = make_config({"epochs": 2, "min_steps": 4, "width": 16})
+    by_one, by_two = (
+        compare_heads(cache, "gesture", seeds=1, runs=tmp_path / "runs", config=config, processes=processes)
+        for processes in (1, 2)
+    )
+    assert [run.label for run in by_one] == [
+        "constant",
+        "single_video",
+        "single_pose",
+        "logistic",
+        "score_average",
+        "concat",
+        "cross_modal_token_fusion",
+    ]
+    assert [run.metrics for run in by_two] == [run.metrics for run in by_one]
+    assert torch.get_num_threads() == threads
+    table = results_table(by_one)
+    assert all(run.label in table for run in by_one)
+
+
+def test_every_head_says_what_it_is() -> None:
+    assert all(row["about"].endswith(".") for row in describe_heads())
