@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -240,12 +242,33 @@ def test_a_truncated_part_is_found(cache: FeatureCache, keep: float) -> None:
     assert report.problems[0].part.startswith(features.name)
 
 
-def test_a_folder_without_write_permission_says_so(tmp_path: Path) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root may write anywhere")
-    tmp_path.chmod(0o500)
-    with pytest.raises(CacheError, match="no permission to write"):
-        open_cache(tmp_path / "c", create=True)
+def test_a_folder_without_write_permission_says_so(plain_user: None) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # tmp_path lies in a folder of the first user's alone
+        locked = Path(folder) / "locked"
+        locked.mkdir()
+        cache = open_cache(locked / "c", create=True)
+        features = cache.create_feature_set(make_spec())
+        for each in (features.path / "parts", cache.path, locked):
+            each.chmod(0o500)
+        with pytest.raises(CacheError, match="no permission to write"):
+            open_cache(locked / "d", create=True)
+        with pytest.raises(CacheError, match=r"no permission to write .*parts"), features.writer() as writer:
+            writer.add("a", make_tokens("a"))
+        for each in (locked, cache.path, features.path / "parts"):
+            each.chmod(0o700)
+
+
+@pytest.fixture
+def plain_user() -> Iterator[None]:
+    """Root may write anywhere: be nobody for a while."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def test_opening_a_cache_imports_no_torch(cache: FeatureCache) -> None:
