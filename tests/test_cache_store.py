@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -242,24 +243,27 @@ def test_a_truncated_part_is_found(cache: FeatureCache, keep: float) -> None:
     assert report.problems[0].part.startswith(features.name)
 
 
-def test_a_folder_without_write_permission_says_so(plain_user: None) -> None:
-    with tempfile.TemporaryDirectory() as folder:  # tmp_path lies in a folder of the first user's alone
-        locked = Path(folder) / "locked"
-        locked.mkdir()
-        cache = open_cache(locked / "c", create=True)
-        features = cache.create_feature_set(make_spec())
-        for each in (features.path / "parts", cache.path, locked):
-            each.chmod(0o500)
-        with pytest.raises(CacheError, match="no permission to write"):
-            open_cache(locked / "d", create=True)
-        with pytest.raises(CacheError, match=r"no permission to write .*parts"), features.writer() as writer:
+def test_a_folder_without_write_permission_says_so() -> None:
+    with tempfile.TemporaryDirectory() as name:  # tmp_path lies in a folder that only its user may enter
+        folder = Path(name)
+        features = open_cache(folder / "c", create=True).create_feature_set(make_spec())
+        with features.writer() as writer:
             writer.add("a", make_tokens("a"))
-        for each in (locked, cache.path, features.path / "parts"):
-            each.chmod(0o700)
+        writer.add("b", make_tokens("b"))
+        for each in (folder, folder / "c", features.path, features.path / "parts"):
+            each.chmod(0o555)
+        with as_plain_user():
+            with pytest.raises(CacheError, match="no permission to write"):
+                open_cache(folder / "d", create=True)
+            with pytest.raises(CacheError, match=r"no permission to write .*parts; make it writable"):
+                writer.commit()
+        for each in (folder, folder / "c", features.path, features.path / "parts"):
+            each.chmod(0o755)
+        assert features.clips()["clip_id"].tolist() == ["a"]
 
 
-@pytest.fixture
-def plain_user() -> Iterator[None]:
+@contextmanager
+def as_plain_user() -> Iterator[None]:
     """Root may write anywhere: be nobody for a while."""
     if os.geteuid() != 0:
         yield
