@@ -1,6 +1,6 @@
 """The contract of a frozen backbone, the table of those there are, and how one is made."""
 
-# Shapes: B batch, T frames, H height, W width, C channels, V joints, N tokens, D token width.
+# Shapes: B batch, T frames, H height, W width, C channels, V joints, M people, N tokens, D token width.
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from mgcli.cache import MgcliError
-from mgcli.extract.weights import PublishedWeights, Weights, load_weights, resolve_weights, state_sha256
+from mgcli.extract.skeleton_layouts import JointLayout
+from mgcli.extract.weights import PublishedWeights, Weights, WeightsError, load_weights, resolve_weights, state_sha256
 
 BACKBONES: dict[str, str] = {  # name -> where it is; imported when asked for
     "mvit_v2_s": "mgcli.extract.backbone_mvit:MViTv2S",
+    "agcn_joint": "mgcli.extract.backbone_agcn:JointStream",
+    "agcn_bone": "mgcli.extract.backbone_agcn:BoneStream",
     "joints": "mgcli.extract.backbone_joints:Joints",
 }
 PRECISIONS: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -65,16 +68,19 @@ class Backbone(nn.Module, ABC):
     """
 
     name: ClassVar[str]
-    reads: ClassVar[str]  # "video": frames (T, H, W, 3) uint8 RGB; "skeleton": (T, V, 3) float32 x, y, confidence
+    reads: ClassVar[str]  # "video": frames (T, H, W, 3) uint8 RGB; "skeleton": (T, V, 3) float32 x, y, confidence or z
     layouts: ClassVar[tuple[str, ...]]  # token layouts it offers, default first
     precisions: ClassVar[tuple[str, ...]] = ("float32", "bfloat16")  # it can compute in
     has_weights: ClassVar[bool] = True  # False: a fixed computation
     published: ClassVar[PublishedWeights | None] = None
+    weights_hint: ClassVar[str] = ""  # how to come by weights, where it needs some and none are published for it
 
     tokens: str  # the layout in use
     embed_dim: int  # D
     sampling: dict[str, Any]  # plain values: which frames it sees
     transform: dict[str, Any]  # plain values: what is done to them
+    joints: JointLayout | None = None  # what skeletons are brought to; None: joints as the file has them
+    num_people: int = 1  # of a skeleton file; above 1, `prepare` gets (T, M, V, 3)
     weights: Weights = Weights(name="none")
     precision: str = "float32"
 
@@ -143,13 +149,16 @@ def create_backbone(
     _check_options(kind, options)
     if weights is not None and not kind.has_weights:
         raise BackboneError(f"{kind.name} is computed without weights; leave out weights={weights!r}")
+    if weights is None and kind.weights_hint:
+        raise WeightsError(f"{kind.name} has no published weights: {kind.weights_hint}")
     wanted = resolve_weights(weights, kind.published, weights_dir=weights_dir, download=download)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(wanted.seed or 0)
         backbone = kind(tokens=layout, **options)
-    if wanted.path is not None:
-        backbone.load_checkpoint(wanted.path)
-    elif kind.has_weights:  # random, or filled by the class itself: torch may draw otherwise in another version
+        if wanted.path is not None:
+            backbone.load_checkpoint(wanted.path)
+    if kind.has_weights and wanted.path is None:
+        # random, or filled by the class itself: torch may draw otherwise in another version
         name = "own" if wanted.seed is None else wanted.name
         wanted = Weights(name=name, sha256=state_sha256(backbone), seed=wanted.seed)
     backbone.weights = wanted

@@ -18,14 +18,14 @@ def describe_backbones(weights_dir: Path | None = None) -> list[dict[str, Any]]:
     for name in BACKBONES:
         kind = backbone_class(name)
         weights = kind.published
-        usual_for = [modality for modality, usual in MODALITIES.items() if usual.backbone == name]
+        fitting = [each for each, usual in MODALITIES.items() if backbone_class(usual.backbone).reads == kind.reads]
         rows.append(
             {
                 "name": name,
-                "modalities": ",".join(usual_for),
+                "modalities": ",".join(fitting),
                 "layouts": ",".join(kind.layouts),
-                "weights": weights.file if weights else "none needed",
-                "here": "yes" if not weights or find_weights(weights.file, weights_dir) else "no",
+                "weights": weights.file if weights else ("your own" if kind.has_weights else "none needed"),
+                "here": "-" if kind.has_weights and not weights else _yes_no(weights_are_here(name, weights_dir)),
                 "licence": weights.licence if weights else "-",
             }
         )
@@ -34,8 +34,10 @@ def describe_backbones(weights_dir: Path | None = None) -> list[dict[str, Any]]:
 
 def weights_are_here(name: str, weights_dir: Path | None = None) -> bool:
     """Whether a backbone's published weights lie in one of the weights folders, or it needs none."""
-    weights = backbone_class(name).published
-    return weights is None or find_weights(weights.file, weights_dir) is not None
+    kind = backbone_class(name)
+    if kind.published is None:
+        return not kind.has_weights
+    return find_weights(kind.published.file, weights_dir) is not None
 
 
 def describe_datasets() -> list[dict[str, Any]]:
@@ -46,3 +48,7 @@ def describe_datasets() -> list[dict[str, Any]]:
         text = inspect.getdoc(getattr(import_module(module), kind)) or ""
         rows.append({"name": name, "about": text.splitlines()[0]})
     return rows
+
+
+def _yes_no(answer: bool) -> str:
+    return "yes" if answer else "no"

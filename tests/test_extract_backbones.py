@@ -29,7 +29,8 @@ def random_media(backbone: Backbone, num_frames: int) -> np.ndarray:
     rng = np.random.default_rng(0)
     if backbone.reads == "video":
         return rng.integers(0, 256, (num_frames, 40, 56, 3), dtype=np.uint8)
-    joints = rng.uniform(1, 50, (num_frames, 5, 3)).astype(np.float32)
+    num_joints = 5 if backbone.joints is None else backbone.joints.num_joints
+    joints = rng.uniform(1, 50, (num_frames, num_joints, 3)).astype(np.float32)
     joints[0, 2] = 0
     return joints
 
