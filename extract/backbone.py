@@ -26,6 +26,10 @@ BACKBONES: dict[str, str] = {  # name -> where it is; imported when asked for
     "agcn_bone": "mgcli.extract.backbone_agcn:BoneStream",
     "joints": "mgcli.extract.backbone_joints:Joints",
 }
+FAMILIES: dict[str, str] = {  # FAMILY of `FAMILY:NAME` -> class whose `member(NAME)` is the backbone
+    "timm": "mgcli.extract.backbone_framewise:TimmFrames",
+    "torchvision": "mgcli.extract.backbone_torchvision:TorchvisionVideo",
+}
 PRECISIONS: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -127,7 +131,7 @@ def create_backbone(
     """A frozen backbone, ready for `embed`.
 
     Args:
-        name: of the table, or `package.module:Class` for a user's own.
+        name: of the table, `timm:NAME`, `torchvision:NAME`, or `package.module:Class` for a user's own.
         weights: file, name in a weights folder, "random:SEED", or None for the published ones.
         tokens: layout; None for the backbone's default.
         precision: float32 or bfloat16.
@@ -150,7 +154,10 @@ def create_backbone(
     if weights is not None and not kind.has_weights:
         raise BackboneError(f"{kind.name} is computed without weights; leave out weights={weights!r}")
     if weights is None and kind.weights_hint:
-        raise WeightsError(f"{kind.name} has no published weights: {kind.weights_hint}")
+        raise WeightsError(
+            f"{kind.name} has no published weights to fall back on: give --weights FILE, {kind.weights_hint}; "
+            "--weights random:0 runs without (for trying things out: such tokens mean little)"
+        )
     wanted = resolve_weights(weights, kind.published, weights_dir=weights_dir, download=download)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(wanted.seed or 0)
@@ -168,7 +175,7 @@ def create_backbone(
 
 
 def backbone_class(name: str) -> type[Backbone]:
-    """The class behind a name of the table or a `package.module:Class`.
+    """The class behind a name of the table, a `FAMILY:NAME` or a `package.module:Class`.
 
     Raises:
         BackboneError: there is none, or it is no Backbone.
@@ -177,6 +184,9 @@ def backbone_class(name: str) -> type[Backbone]:
         near = difflib.get_close_matches(name, BACKBONES, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else ";"
         raise BackboneError(f"unknown backbone {name!r}{hint} All: mgcli backbones")
+    family, _, member = name.partition(":")
+    if family in FAMILIES:
+        return family_class(family).member(member)
     module_name, _, class_name = BACKBONES.get(name, name).partition(":")
     try:
         found = getattr(importlib.import_module(module_name), class_name)
@@ -187,6 +197,12 @@ def backbone_class(name: str) -> type[Backbone]:
     if found.name in BACKBONES and BACKBONES[found.name] != f"{module_name}:{class_name}":
         raise BackboneError(f"{name!r} calls itself {found.name!r}, which is taken; give the class another name")
     return found
+
+
+def family_class(family: str) -> Any:
+    """What all backbones of a family have in common; its `member(NAME)` is the class of one."""
+    module_name, _, class_name = FAMILIES[family].partition(":")
+    return getattr(importlib.import_module(module_name), class_name)
 
 
 def accepted_options(kind: type[Backbone]) -> set[str]:

@@ -47,10 +47,7 @@ class JointStream(Backbone):
     name: ClassVar[str] = "agcn_joint"
     reads = "skeleton"
     layouts = ("time", "full", "joint", "pooled")
-    weights_hint = (
-        "give --weights FILE, one that you trained or, for joints=ntu25, a released file of 2s-AGCN or pyskl; "
-        "--weights random:0 runs without (for trying things out)"
-    )
+    weights_hint = "one that you trained or, for joints=ntu25, a released one of 2s-AGCN or pyskl"
     joints: JointLayout
 
     def __init__(

@@ -116,7 +116,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_with_its_keys(tmp_path: Path)
 
 
 def test_without_weights_it_says_how_to_get_some() -> None:
-    with pytest.raises(WeightsError, match=r"agcn_joint has no published weights: give --weights FILE"):
+    with pytest.raises(WeightsError, match=r"agcn_joint has no published weights to fall back on: give --weights FILE"):
         create_backbone("agcn_joint")
 
 

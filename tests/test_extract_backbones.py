@@ -17,7 +17,8 @@ from mgcli.extract.backbone_mvit import MViTv2S, arrange_tokens
 
 GOLDEN = Path(__file__).parent / "data" / "golden_mvit_v2_s.npz"
 TOLERANCE = 5e-5  # scaled error: largest difference over largest golden value
-OPTIONS = {"joints": {"num_joints": 5}}  # so that the media below suit every backbone
+OPTIONS = {"joints": {"num_joints": 5}, "torchvision:r3d_18": {"num_frames": 4}}  # small, and fit the media below
+FAMILY_MEMBERS = ("timm:test_vit", "torchvision:r3d_18")
 TINY = ("tiny_backbones:TinyVideo", "tiny_backbones:TinyWindows")
 
 
@@ -35,7 +36,7 @@ def random_media(backbone: Backbone, num_frames: int) -> np.ndarray:
     return joints
 
 
-@pytest.fixture(scope="module", params=[*BACKBONES, *TINY])
+@pytest.fixture(scope="module", params=[*BACKBONES, *FAMILY_MEMBERS, *TINY])
 def backbone(request: pytest.FixtureRequest) -> Backbone:
     weights = "random:0" if backbone_class(request.param).has_weights else None
     return create_backbone(request.param, weights=weights, **OPTIONS.get(request.param, {}))
