@@ -12,7 +12,7 @@ One row is one clip: an interval of a video with its labels. The columns:
 | split                   | train, val or test                                                      |
 | gesture                 | class id 0..31 or class name; empty: no gesture label                   |
 | emotion                 | win/lose, positive/negative or 1/0; empty: no emotion label             |
-| skeleton, skeleton_fps  | skeleton file, and its rate where there is no video to give it          |
+| skeleton, skeleton_fps  | skeleton file or folder, and its rate where no video gives it           |
 | video_source, ...       | identity of what the tokens are made from; written by stage one         |
 """
 
@@ -194,13 +194,17 @@ def describe_clips(table: pd.DataFrame) -> str:
             subjects = clips["subject_id"].nunique()
             lines.append(f"  {split or 'no split':<8} {len(clips)} clips of {subjects} subjects; {labels}")
     for column in ("video", "skeleton"):
-        absent = sorted({name for name in table[column] if name and not Path(name).is_file()})
+        absent = sorted({name for name in table[column] if name and not _is_there(Path(name), column)})
         if absent:
             shown = ", ".join(absent[:3]) + (" ..." if len(absent) > 3 else "")
             lines.append(f"  {len(absent)} {column} file(s) not found: {shown}")
     if not table.attrs.get("subjects_given", True):
         lines.append("  no subject_id column: each video counts as its own subject")
     return "\n".join(lines)
+
+
+def _is_there(path: Path, column: str) -> bool:
+    return path.is_file() or (column == "skeleton" and path.is_dir())  # some estimators write one file a frame
 
 
 def clip_table_csv(table: pd.DataFrame) -> bytes:

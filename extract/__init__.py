@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from mgcli.extract.dataset_demo import DemoConfig, make_demo
     from mgcli.extract.pipeline import extract_modalities
     from mgcli.extract.report import ExtractReport, ModalityReport
-    from mgcli.extract.skeleton import Skeleton, SkeletonError, read_skeleton
+    from mgcli.extract.skeleton import Skeleton, read_skeleton
+    from mgcli.extract.skeleton_layouts import LAYOUTS, JointLayout, LayoutError, SkeletonError, joint_layout
     from mgcli.extract.source import add_sources
     from mgcli.extract.video import DecodePlan, VideoError, VideoIndex, decode_frames, index_video, plan_decode
     from mgcli.extract.weights import PublishedWeights, WeightsError, download_weights, weights_folders
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BACKBONES",
     "DATASETS",
+    "LAYOUTS",
     "MODALITIES",
     "Backbone",
     "BackboneError",
@@ -35,6 +37,8 @@ __all__ = [
     "DecodePlan",
     "DemoConfig",
     "ExtractReport",
+    "JointLayout",
+    "LayoutError",
     "Modality",
     "ModalityReport",
     "Prepared",
@@ -53,6 +57,7 @@ __all__ = [
     "download_weights",
     "extract_modalities",
     "index_video",
+    "joint_layout",
     "load_dataset",
     "make_demo",
     "plan_decode",
@@ -68,7 +73,8 @@ _MODULES = {  # module -> public names in it
     "dataset_demo": "DemoConfig make_demo",
     "pipeline": "extract_modalities",
     "report": "ExtractReport ModalityReport",
-    "skeleton": "Skeleton SkeletonError read_skeleton",
+    "skeleton": "Skeleton read_skeleton",
+    "skeleton_layouts": "LAYOUTS JointLayout LayoutError SkeletonError joint_layout",
     "source": "add_sources",
     "video": "DecodePlan VideoError VideoIndex decode_frames index_video plan_decode",
     "weights": "PublishedWeights WeightsError download_weights weights_folders",

@@ -1,6 +1,6 @@
 """The contract of a frozen backbone, the table of those there are, and how one is made."""
 
-# Shapes: B batch, T frames, H height, W width, C channels, V joints, N tokens, D token width.
+# Shapes: B batch, T frames, H height, W width, C channels, V joints, M people, N tokens, D token width.
 
 from __future__ import annotations
 
@@ -17,11 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from mgcli.cache import MgcliError
-from mgcli.extract.weights import PublishedWeights, Weights, load_weights, resolve_weights, state_sha256
+from mgcli.extract.skeleton_layouts import JointLayout
+from mgcli.extract.weights import PublishedWeights, Weights, WeightsError, load_weights, resolve_weights, state_sha256
 
 BACKBONES: dict[str, str] = {  # name -> where it is; imported when asked for
     "mvit_v2_s": "mgcli.extract.backbone_mvit:MViTv2S",
+    "agcn_joint": "mgcli.extract.backbone_agcn:JointStream",
+    "agcn_bone": "mgcli.extract.backbone_agcn:BoneStream",
     "joints": "mgcli.extract.backbone_joints:Joints",
+}
+FAMILIES: dict[str, str] = {  # FAMILY of `FAMILY:NAME` -> class whose `member(NAME)` is the backbone
+    "timm": "mgcli.extract.backbone_framewise:TimmFrames",
+    "torchvision": "mgcli.extract.backbone_torchvision:TorchvisionVideo",
 }
 PRECISIONS: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -65,16 +72,19 @@ class Backbone(nn.Module, ABC):
     """
 
     name: ClassVar[str]
-    reads: ClassVar[str]  # "video": frames (T, H, W, 3) uint8 RGB; "skeleton": (T, V, 3) float32 x, y, confidence
+    reads: ClassVar[str]  # "video": frames (T, H, W, 3) uint8 RGB; "skeleton": (T, V, 3) float32 x, y, confidence or z
     layouts: ClassVar[tuple[str, ...]]  # token layouts it offers, default first
     precisions: ClassVar[tuple[str, ...]] = ("float32", "bfloat16")  # it can compute in
     has_weights: ClassVar[bool] = True  # False: a fixed computation
     published: ClassVar[PublishedWeights | None] = None
+    weights_hint: ClassVar[str] = ""  # how to come by weights, where it needs some and none are published for it
 
     tokens: str  # the layout in use
     embed_dim: int  # D
     sampling: dict[str, Any]  # plain values: which frames it sees
     transform: dict[str, Any]  # plain values: what is done to them
+    joints: JointLayout | None = None  # what skeletons are brought to; None: joints as the file has them
+    num_people: int = 1  # of a skeleton file; above 1, `prepare` gets (T, M, V, 3)
     weights: Weights = Weights(name="none")
     precision: str = "float32"
 
@@ -121,7 +131,7 @@ def create_backbone(
     """A frozen backbone, ready for `embed`.
 
     Args:
-        name: of the table, or `package.module:Class` for a user's own.
+        name: of the table, `timm:NAME`, `torchvision:NAME`, or `package.module:Class` for a user's own.
         weights: file, name in a weights folder, "random:SEED", or None for the published ones.
         tokens: layout; None for the backbone's default.
         precision: float32 or bfloat16.
@@ -143,13 +153,19 @@ def create_backbone(
     _check_options(kind, options)
     if weights is not None and not kind.has_weights:
         raise BackboneError(f"{kind.name} is computed without weights; leave out weights={weights!r}")
+    if weights is None and kind.weights_hint:
+        raise WeightsError(
+            f"{kind.name} has no published weights to fall back on: give --weights FILE, {kind.weights_hint}; "
+            "--weights random:0 runs without (for trying things out: such tokens mean little)"
+        )
     wanted = resolve_weights(weights, kind.published, weights_dir=weights_dir, download=download)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(wanted.seed or 0)
         backbone = kind(tokens=layout, **options)
-    if wanted.path is not None:
-        backbone.load_checkpoint(wanted.path)
-    elif kind.has_weights:  # random, or filled by the class itself: torch may draw otherwise in another version
+        if wanted.path is not None:
+            backbone.load_checkpoint(wanted.path)
+    if kind.has_weights and wanted.path is None:
+        # random, or filled by the class itself: torch may draw otherwise in another version
         name = "own" if wanted.seed is None else wanted.name
         wanted = Weights(name=name, sha256=state_sha256(backbone), seed=wanted.seed)
     backbone.weights = wanted
@@ -159,7 +175,7 @@ def create_backbone(
 
 
 def backbone_class(name: str) -> type[Backbone]:
-    """The class behind a name of the table or a `package.module:Class`.
+    """The class behind a name of the table, a `FAMILY:NAME` or a `package.module:Class`.
 
     Raises:
         BackboneError: there is none, or it is no Backbone.
@@ -168,6 +184,9 @@ def backbone_class(name: str) -> type[Backbone]:
         near = difflib.get_close_matches(name, BACKBONES, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else ";"
         raise BackboneError(f"unknown backbone {name!r}{hint} All: mgcli backbones")
+    family, _, member = name.partition(":")
+    if family in FAMILIES:
+        return family_class(family).member(member)
     module_name, _, class_name = BACKBONES.get(name, name).partition(":")
     try:
         found = getattr(importlib.import_module(module_name), class_name)
@@ -178,6 +197,12 @@ def backbone_class(name: str) -> type[Backbone]:
     if found.name in BACKBONES and BACKBONES[found.name] != f"{module_name}:{class_name}":
         raise BackboneError(f"{name!r} calls itself {found.name!r}, which is taken; give the class another name")
     return found
+
+
+def family_class(family: str) -> Any:
+    """What all backbones of a family have in common; its `member(NAME)` is the class of one."""
+    module_name, _, class_name = FAMILIES[family].partition(":")
+    return getattr(importlib.import_module(module_name), class_name)
 
 
 def accepted_options(kind: type[Backbone]) -> set[str]:

@@ -17,7 +17,7 @@ class Joints(Backbone):
     N = num_frames tokens in order of time, from frames at the centres of equal parts of the clip. Coordinates
     are centred on the median of the clip's present joints and divided by their root mean square distance from
     it, so where and how large a person is seen does not matter. A missing joint is (0, 0, 0); a token is
-    valid where its frame has any joint.
+    valid where its frame has any joint. Of 3-D skeletons it takes x and y.
     """
 
     name = "joints"

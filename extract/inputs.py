@@ -14,7 +14,8 @@ import numpy as np
 
 from mgcli.cache import MgcliError
 from mgcli.extract.backbone import Backbone, Prepared
-from mgcli.extract.skeleton import Skeleton, SkeletonError, read_skeleton
+from mgcli.extract.skeleton import Skeleton, read_skeleton
+from mgcli.extract.skeleton_layouts import LayoutError, SkeletonError
 from mgcli.extract.video import VideoError, VideoIndex, decode_frames, index_video, plan_decode
 
 END_SLACK_S = 0.5  # an interval may end this long after its video before that is worth a warning
@@ -85,7 +86,7 @@ def read_file(requests: Sequence[ClipRequest], decoder_threads: int = 1) -> Iter
         except VideoError as error:
             index = error
     of_skeleton = [each for each in requests if each.backbone.reads == "skeleton"]
-    for _, group in groupby(of_skeleton, key=lambda each: (each.skeleton, each.skeleton_fps)):
+    for _, group in groupby(of_skeleton, key=lambda each: (each.skeleton, each.skeleton_fps, each.modality)):
         yield from _read_skeletons(list(group), index)
     of_video = [each for each in requests if each.backbone.reads == "video"]
     if of_video:
@@ -97,22 +98,25 @@ def _needs_video(request: ClipRequest) -> bool:
 
 
 def _read_skeletons(requests: Sequence[ClipRequest], index: VideoIndex | MgcliError | None) -> Iterator[ClipEvent]:
-    """The inputs of clips that share a skeleton file."""
-    path, fps = requests[0].skeleton, requests[0].skeleton_fps
+    """The inputs of one modality's clips that share a skeleton file."""
+    path, fps, backbone = requests[0].skeleton, requests[0].skeleton_fps, requests[0].backbone
     try:
         if path is None:
             raise SkeletonError("the clip table names no skeleton for this clip")
         if fps is None and isinstance(index, MgcliError):
             raise index
-        skeleton = read_skeleton(path, fps=fps, video=index if isinstance(index, VideoIndex) else None)
+        video = index if isinstance(index, VideoIndex) else None
+        skeleton = read_skeleton(path, fps=fps, video=video, num_people=backbone.num_people)
+        joints = skeleton.joints if backbone.joints is None else skeleton.joints_in(backbone.joints)
     except MgcliError as error:
         stage = "open" if error is index else "skeleton"
-        yield from (ClipFailed(request, stage, str(error)) for request in requests)
+        reason = f"{path}: {error}; name its layout with joints=NAME" if isinstance(error, LayoutError) else str(error)
+        yield from (ClipFailed(request, stage, reason) for request in requests)
         return
     for request in requests:
         for item in _windows(request, skeleton):
             if isinstance(item, _Window):
-                yield _prepare(item, skeleton.joints[item.frames])
+                yield _prepare(item, joints[item.frames])
             else:
                 yield item
 

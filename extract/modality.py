@@ -23,7 +23,8 @@ from mgcli.extract.backbone import (
 )
 from mgcli.extract.device import choose_precision
 from mgcli.extract.inputs import ClipRequest
-from mgcli.extract.skeleton import SkeletonError, read_skeleton
+from mgcli.extract.skeleton import read_skeleton
+from mgcli.extract.skeleton_layouts import SkeletonError
 
 
 @dataclass(frozen=True, kw_only=True)

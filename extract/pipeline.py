@@ -27,7 +27,7 @@ from mgcli.extract.read_ahead import read_ahead
 from mgcli.extract.report import ExtractReport, ModalityReport
 from mgcli.extract.source import add_sources
 
-_PROVENANCE_PACKAGES = ("mgcli", "torch", "torchvision", "av", "numpy")
+_PROVENANCE_PACKAGES = ("mgcli", "torch", "torchvision", "timm", "av", "numpy")
 
 
 def extract_modalities(

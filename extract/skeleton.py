@@ -1,6 +1,6 @@
-"""Skeleton files: one row of joints per video frame, read into (T, V, 3) x, y, confidence."""
+"""Skeletons over time: one row of joints per video frame, (T, V, 3) x, y, confidence, or x, y, z."""
 
-# Shapes: T frames, V joints.
+# Shapes: T frames, M people, V joints.
 
 from __future__ import annotations
 
@@ -9,46 +9,69 @@ from pathlib import Path
 
 import numpy as np
 
-from mgcli.cache import MgcliError
+from mgcli.extract.skeleton_layouts import JointLayout, LayoutError, SkeletonError, convert_joints
+from mgcli.extract.skeleton_readers import read_skeleton_file
 from mgcli.extract.video import VideoIndex
 
 LENGTH_SLACK_FRAMES = 5  # rows and video frames may differ by this much, or by 2 %, at the end
 
 
-class SkeletonError(MgcliError):
-    """A skeleton file that cannot be read, or does not fit its video."""
-
-
 @dataclass(frozen=True, eq=False)
 class Skeleton:
-    """Joints over time. A missing joint is (0, 0, 0); a present one has a confidence above 0."""
+    """Joints over time. A missing joint is (0, 0, 0); a present one of a 2-D layout has a confidence above 0."""
 
-    joints: np.ndarray  # (T, V, 3) float32: x, y in the file's own unit, confidence
+    joints: np.ndarray  # (T, V, 3) float32 in the file's own unit; (T, M, V, 3) where several people were asked for
     time_s: np.ndarray  # (T,) float64, ascending
     end_s: float
+    layout: JointLayout | None = None  # None: the file does not say
 
     def frames_at(self, times_s: np.ndarray) -> np.ndarray:
         """Index of the last row at or before each time; the first row for times before it."""
         rows = np.searchsorted(self.time_s, np.asarray(times_s) + 1e-6, side="right") - 1
         return np.clip(rows, 0, len(self.time_s) - 1)
 
+    def joints_in(self, layout: JointLayout) -> np.ndarray:
+        """`joints` in another layout.
 
-def read_skeleton(path: Path, *, fps: float | None = None, video: VideoIndex | None = None) -> Skeleton:
-    """The skeleton in a `.npy` file of shape (T, V, 2) or (T, V, 3), row i for frame i.
+        Raises:
+            LayoutError: there is no map to it.
+        """
+        if self.layout is not None:
+            missing = ~self.joints.any(axis=-1, keepdims=True)
+            converted = convert_joints(np.where(missing, np.nan, self.joints), self.layout, layout)
+            return np.nan_to_num(converted).astype(np.float32)
+        if self.joints.shape[-2] != layout.num_joints:
+            raise LayoutError(
+                f"the skeleton has {self.joints.shape[-2]} joints, layout '{layout.name}' has {layout.num_joints}"
+            )
+        return self.joints
+
+
+def read_skeleton(
+    path: Path, *, fps: float | None = None, video: VideoIndex | None = None, num_people: int = 1
+) -> Skeleton:
+    """The skeleton in a file of any kind that `skeleton_readers` knows, row i for frame i.
 
     Args:
-        path: x, y and, where there is a third number, a confidence. Not a number, confidence 0, or (0, 0)
-            without a confidence, marks a missing joint.
+        path: of the file, or of a folder of OpenPose files. Not a number, confidence 0, or (0, 0) without a
+            confidence, marks a missing joint.
         fps: rows per second; the times then need no video.
         video: index of the video whose frames the rows are; used where there is no `fps`.
+        num_people: 1, the main person; more: so many of the file's, in its order, zeros for absent ones.
 
     Raises:
         SkeletonError: missing, damaged, of another shape, or of another length than the video.
     """
-    joints = _read_joints(path)
+    stored = read_skeleton_file(path)
+    people = _clean(stored.joints, stored.layout)  # (T, M, V, 3)
+    if num_people == 1:
+        joints = main_person(people, is_3d=stored.layout is not None and stored.layout.is_3d)
+    else:
+        absent = max(0, num_people - people.shape[1])
+        joints = np.pad(people[:, :num_people], ((0, 0), (0, absent), (0, 0), (0, 0)))
     num_rows = len(joints)
     if fps is not None:
-        return Skeleton(joints=joints, time_s=np.arange(num_rows) / fps, end_s=num_rows / fps)
+        return Skeleton(joints, np.arange(num_rows) / fps, num_rows / fps, stored.layout)
     if video is None:
         raise SkeletonError(f"{path}: no times: give skeleton_fps in the clip table, or a video")
     if abs(num_rows - video.num_frames) > max(LENGTH_SLACK_FRAMES, 0.02 * video.num_frames):
@@ -58,31 +81,39 @@ def read_skeleton(path: Path, *, fps: float | None = None, video: VideoIndex | N
         )
     shared = min(num_rows, video.num_frames)
     end_s = video.end_s if shared == video.num_frames else float(video.time_s[shared])
-    return Skeleton(joints=joints[:shared], time_s=video.time_s[:shared], end_s=end_s)
+    return Skeleton(joints[:shared], video.time_s[:shared], end_s, stored.layout)
 
 
-def _read_joints(path: Path) -> np.ndarray:
-    if path.suffix != ".npy":
-        raise SkeletonError(f"{path}: skeletons are read from .npy files, shape (frames, joints, 2 or 3)")
-    try:
-        stored = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise SkeletonError(f"{path}: no such file") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise SkeletonError(f"{path}: not a .npy array, or cut short ({error})") from error
-    if stored.ndim != 3 or stored.shape[2] not in (2, 3) or stored.dtype.kind not in "fiu":
-        raise SkeletonError(
-            f"{path} holds {stored.dtype} of shape {stored.shape}; expected numbers of shape (frames, joints, 2 or 3)"
-        )
-    if 0 in stored.shape:
-        raise SkeletonError(f"{path} holds no frames or no joints: its shape is {stored.shape}")
-    x_y = np.asarray(stored[..., :2], dtype=np.float32)  # (T, V, 2)
-    if stored.shape[2] == 3:
-        confidence = np.asarray(stored[..., 2], dtype=np.float32)  # (T, V)
-    else:
-        confidence = (x_y != 0).any(axis=2).astype(np.float32)
-    present = np.isfinite(x_y).all(axis=2) & np.isfinite(confidence) & (confidence > 0)
-    joints = np.zeros((*present.shape, 3), dtype=np.float32)
-    joints[present, :2] = x_y[present]
-    joints[present, 2] = confidence[present]
-    return joints
+def main_person(joints: np.ndarray, *, is_3d: bool = False) -> np.ndarray:
+    """One person of several: the surest in the first frame with anyone, then whoever is nearest to them.
+
+    Args:
+        joints: (T, M, V, 3) x, y, confidence, or x, y, z; zeros where missing.
+        is_3d: the third number is no confidence; the first with the most joints is the surest.
+
+    Returns:
+        (T, V, 3).
+    """
+    if joints.shape[1] == 1:
+        return joints[:, 0]
+    seen = np.any(joints, axis=3)  # (T, M, V)
+    chosen = np.zeros((len(joints), *joints.shape[2:]), dtype=joints.dtype)
+    last: np.ndarray | None = None  # (2,) middle of the person when last seen
+    for frame in np.flatnonzero(np.any(seen, axis=(1, 2))):
+        slots = np.flatnonzero(np.any(seen[frame], axis=1))
+        middles = np.array([np.median(joints[frame, slot][seen[frame, slot], :2], axis=0) for slot in slots])
+        if last is None:
+            sure = seen[frame, slots] if is_3d else joints[frame, slots, :, 2]
+            place = int(sure.sum(axis=1).argmax())
+        else:
+            place = int(np.linalg.norm(middles - last, axis=1).argmin())
+        chosen[frame], last = joints[frame, slots[place]], middles[place]
+    return chosen
+
+
+def _clean(joints: np.ndarray, layout: JointLayout | None) -> np.ndarray:
+    """Zeros wherever a joint is missing: not a number, or without confidence."""
+    present = np.isfinite(joints).all(axis=-1)
+    if layout is None or not layout.is_3d:
+        present &= joints[..., 2] > 0
+    return np.where(present[..., None], joints, np.float32(0))

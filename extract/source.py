@@ -16,11 +16,11 @@ _INTERVAL = ("start_s", "end_s", "start_frame", "end_frame")
 def add_sources(table: pd.DataFrame) -> pd.DataFrame:
     """The clip table with `video_source` and `skeleton_source` filled in; empty where the file is not there.
 
-    A video is known by its size and its first and last 64 KiB (it may be many gigabytes), a skeleton file
-    by all of it, since filling a gap in the middle leaves size and ends as they were.
+    A video is known by its size and its first and last 64 KiB (it may be many gigabytes), a skeleton file, or a
+    folder of them, by all of it, since filling a gap in the middle leaves size and ends as they were.
     """
     videos = {path: _video_identity(Path(path)) for path in table["video"].unique() if path}
-    skeletons = {path: _file_identity(Path(path)) for path in table["skeleton"].unique() if path}
+    skeletons = {path: _skeleton_identity(Path(path)) for path in table["skeleton"].unique() if path}
     video_sources, skeleton_sources = [], []
     for row in table.to_dict("records"):
         interval = {key: None if pd.isna(row[key]) else float(row[key]) for key in _INTERVAL}
@@ -47,6 +47,14 @@ def _video_identity(path: Path) -> str | None:
             return hashlib.sha256(str(size).encode() + head + file.read(_END_BYTES)).hexdigest()
     except OSError:
         return None
+
+
+def _skeleton_identity(path: Path) -> str | None:
+    """Of a file, or of a folder with one file a frame by their names and contents."""
+    if not path.is_dir():
+        return _file_identity(path)
+    files = [(file.name, _file_identity(file)) for file in sorted(path.glob("*.json"))]
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
 def _file_identity(path: Path) -> str | None:

@@ -12,6 +12,7 @@ import urllib.request
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -135,14 +136,28 @@ def load_weights(module: nn.Module, path: Path) -> None:
     Raises:
         WeightsError: the file is damaged, holds code, or was made for another network.
     """
-    state = read_state_dict(path)
+    load_state(module, read_state_dict(path), path)
+
+
+def load_state(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Fill a module with tensors that were read from `path`, key by key, none missing and none left over.
+
+    Batch counters may be missing: PyTorch before 0.4.1 did not write them, and a frozen batch norm has no use
+    for them.
+
+    Raises:
+        WeightsError: the tensors are those of another network; the message lists the keys.
+    """
     expected = module.state_dict()
+    counters = {key: value for key, value in expected.items() if key.endswith(".num_batches_tracked")}
+    fitting = len(expected.keys() & state.keys())
+    state = counters | state
     missing = sorted(expected.keys() - state.keys())
     unexpected = sorted(state.keys() - expected.keys())
     if missing or unexpected:
         raise WeightsError(
             f"{path} was made for another network: it lacks {_some(missing)} and has {_some(unexpected)}, "
-            f"{len(expected) - len(missing)} of {len(expected)} names fit"
+            f"{fitting} of {len(expected)} names fit"
         )
     reshaped = [
         f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
@@ -162,6 +177,19 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: the file cannot be read, or holds something else.
     """
+    content = read_checkpoint(path)
+    content = content.get("state_dict", content)
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise WeightsError(f"{path} holds no state dict (names and tensors)")
+    return content
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Everything that a .safetensors file or a torch checkpoint holds; nothing in it is executed.
+
+    Raises:
+        WeightsError: the file cannot be read, or is no dict.
+    """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -173,9 +201,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         ) from error
     except (SafetensorError, EOFError, RuntimeError, zipfile.BadZipFile, OSError, ValueError, KeyError) as error:
         raise WeightsError(f"{path} is not a checkpoint, or is cut short: {_first_line(error)}") from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict):
         raise WeightsError(f"{path} holds no state dict (names and tensors)")
     return content
 

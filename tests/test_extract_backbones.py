@@ -17,7 +17,8 @@ from mgcli.extract.backbone_mvit import MViTv2S, arrange_tokens
 
 GOLDEN = Path(__file__).parent / "data" / "golden_mvit_v2_s.npz"
 TOLERANCE = 5e-5  # scaled error: largest difference over largest golden value
-OPTIONS = {"joints": {"num_joints": 5}}  # so that the media below suit every backbone
+OPTIONS = {"joints": {"num_joints": 5}, "torchvision:r3d_18": {"num_frames": 4}}  # small, and fit the media below
+FAMILY_MEMBERS = ("timm:test_vit", "torchvision:r3d_18")
 TINY = ("tiny_backbones:TinyVideo", "tiny_backbones:TinyWindows")
 
 
@@ -29,12 +30,13 @@ def random_media(backbone: Backbone, num_frames: int) -> np.ndarray:
     rng = np.random.default_rng(0)
     if backbone.reads == "video":
         return rng.integers(0, 256, (num_frames, 40, 56, 3), dtype=np.uint8)
-    joints = rng.uniform(1, 50, (num_frames, 5, 3)).astype(np.float32)
+    num_joints = 5 if backbone.joints is None else backbone.joints.num_joints
+    joints = rng.uniform(1, 50, (num_frames, num_joints, 3)).astype(np.float32)
     joints[0, 2] = 0
     return joints
 
 
-@pytest.fixture(scope="module", params=[*BACKBONES, *TINY])
+@pytest.fixture(scope="module", params=[*BACKBONES, *FAMILY_MEMBERS, *TINY])
 def backbone(request: pytest.FixtureRequest) -> Backbone:
     weights = "random:0" if backbone_class(request.param).has_weights else None
     return create_backbone(request.param, weights=weights, **OPTIONS.get(request.param, {}))

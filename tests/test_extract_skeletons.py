@@ -83,7 +83,7 @@ def write_bad_skeleton(kind: str, folder: Path) -> Path:
         ("wide", r"shape \(30, 5, 4\); expected"),
         ("text", "expected numbers"),
         ("none", "no frames or no joints"),
-        ("sheet", "read from .npy files"),
+        ("sheet", "not an .xlsx sheet"),
     ],
 )
 def test_a_bad_file_is_named_with_its_fault(kind: str, message: str, tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torchvision.models.video import mvit_v2_s
 
 from mgcli.extract import PublishedWeights, WeightsError, create_backbone, download_weights
-from mgcli.extract.weights import resolve_weights
+from mgcli.extract.weights import load_weights, resolve_weights
 
 TINY = "tiny_backbones:TinyVideo"
 
@@ -46,6 +47,26 @@ def test_a_file_is_loaded_and_recorded_with_its_hash(
     assert all(torch.equal(value, tiny_state[key]) for key, value in backbone.state_dict().items())
     assert backbone.weights.name == name
     assert backbone.weights.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_mvit_v2_s_takes_torchvisions_own_file(tmp_path: Path) -> None:
+    released = mvit_v2_s().state_dict()
+    torch.save(released, tmp_path / "mvit.pth")
+    loaded = create_backbone("mvit_v2_s", weights=str(tmp_path / "mvit.pth")).state_dict()
+    assert all(torch.equal(loaded[f"network.{key}"], value) for key, value in released.items())
+
+
+def test_batch_counters_may_be_missing_and_nothing_else(tmp_path: Path) -> None:
+    module = torch.nn.Sequential(torch.nn.BatchNorm2d(3))
+    state = {**module.state_dict(), "0.weight": torch.rand(3)}
+    del state["0.num_batches_tracked"]
+    torch.save(state, tmp_path / "old.pth")
+    load_weights(module, tmp_path / "old.pth")
+    assert torch.equal(module.state_dict()["0.weight"], state["0.weight"])
+    del state["0.bias"]
+    torch.save(state, tmp_path / "part.pth")
+    with pytest.raises(WeightsError, match=r"it lacks 0\.bias and has nothing"):
+        load_weights(module, tmp_path / "part.pth")
 
 
 def test_a_name_is_found_in_the_folder_given_then_in_the_variables(
