@@ -156,8 +156,10 @@ def init(
 
 @app.command()
 def extract(
-    modality: Annotated[list[str], typer.Option("--modality", help="video, pose or context; repeat for several.")],
-    tokens: Annotated[str | None, typer.Option(help="Token layout: full, time, joint, pooled.")] = None,
+    modality: Annotated[
+        list[str], typer.Option("--modality", help="video, pose, face or context; repeat for several.")
+    ],
+    tokens: Annotated[str | None, typer.Option(help="Token layout, as the backbone names it.")] = None,
     weights: Annotated[str | None, typer.Option(help="File, name in the weights folder, or random:SEED.")] = None,
     precision: Annotated[str, typer.Option(help="float32, bfloat16 or auto.")] = "auto",
     backbone: Annotated[str | None, typer.Option(help="See `mgcli backbones`, or package.module:Class.")] = None,

@@ -13,6 +13,7 @@ One row is one clip: an interval of a video with its labels. The columns:
 | gesture                 | class id 0..31 or class name; empty: no gesture label                   |
 | emotion                 | win/lose, positive/negative or 1/0; empty: no emotion label             |
 | skeleton, skeleton_fps  | skeleton file or folder, and its rate where no video gives it           |
+| face                    | file of boxes and landmarks; empty: faces are detected                  |
 | video_source, ...       | identity of what the tokens are made from; written by stage one         |
 """
 
@@ -33,9 +34,10 @@ SPLITS = ("train", "val", "test")
 TASKS = ("gesture", "emotion")
 EMOTION_CLASSES = ("lose", "win")
 NUM_GESTURE_IDS = 32  # iMiGUE, ids 0..31 (facts: imigue, section 5)
-SOURCE_COLUMNS = ("video_source", "skeleton_source")
+SOURCE_COLUMNS = ("video_source", "skeleton_source", "face_source")
 
-_TEXT_COLUMNS = ("video", "subject_id", "split", "gesture", "emotion", "skeleton", *SOURCE_COLUMNS)
+_MORE_FILES = ("skeleton", "face")
+_TEXT_COLUMNS = ("video", "subject_id", "split", "gesture", "emotion", *_MORE_FILES, *SOURCE_COLUMNS)
 _SECOND_COLUMNS = ("start_s", "end_s")
 _FRAME_COLUMNS = ("start_frame", "end_frame")
 _NUMBER_COLUMNS = (*_SECOND_COLUMNS, "skeleton_fps")
@@ -53,7 +55,7 @@ def read_clip_table(path: str | Path, *, require: Iterable[str] = ("clip_id",)) 
     """Read a clip table from CSV and check every row.
 
     Args:
-        path: the CSV file; relative `video` and `skeleton` paths are taken from its folder.
+        path: the CSV file; relative paths in it are taken from its folder.
         require: columns that must be there; the others are added empty.
 
     Returns:
@@ -93,7 +95,7 @@ def check_clip_table(
         table: any of the columns of this module; other columns are kept.
         where: what to call the table in a message.
         require: columns that must be there.
-        root: folder that relative `video` and `skeleton` paths start at; None leaves them as they are.
+        root: folder that relative paths of files start at; None leaves them as they are.
 
     Raises:
         ClipTableError: with the rows at fault, counted as an editor shows the CSV file.
@@ -117,7 +119,7 @@ def check_clip_table(
     table["emotion"] = _respell(table, "emotion", _EMOTION_SPELLINGS, where)
     table["gesture"] = _gestures(table, where)
     if root is not None:
-        for column in ("video", "skeleton"):
+        for column in ("video", *_MORE_FILES):
             table[column] = [str((root / name).resolve()) if name else "" for name in table[column]]
     own_subject = table["video"].where(table["video"] != "", table["clip_id"])
     table["subject_id"] = table["subject_id"].where(table["subject_id"] != "", own_subject)
@@ -193,7 +195,7 @@ def describe_clips(table: pd.DataFrame) -> str:
             )
             subjects = clips["subject_id"].nunique()
             lines.append(f"  {split or 'no split':<8} {len(clips)} clips of {subjects} subjects; {labels}")
-    for column in ("video", "skeleton"):
+    for column in ("video", *_MORE_FILES):
         absent = sorted({name for name in table[column] if name and not _is_there(Path(name), column)})
         if absent:
             shown = ", ".join(absent[:3]) + (" ..." if len(absent) > 3 else "")

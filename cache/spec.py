@@ -12,7 +12,7 @@ from mgcli.cache.errors import CacheError
 
 FORMAT_VERSION = 1
 STORED_DTYPES = ("float16", "float32", "bfloat16")
-READS = ("video", "skeleton", "imported")
+READS = ("video", "skeleton", "face", "imported")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class FeatureSpec:
 
     modality: str  # video, pose, face, context, or a name of the user's
     backbone: str  # name as on the command line
-    reads: str  # video, skeleton or imported: whose identity is the `source` of an entry
+    reads: str  # video, skeleton, face or imported: whose identity is the `source` of an entry
     weights: str  # file name, "random:SEED", "none" or "imported"
     weights_sha256: str  # of the file; empty where there is none
     tokens: str  # token layout: full, time, pooled, ...

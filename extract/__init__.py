@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mgcli.extract.catalogue import describe_backbones, describe_datasets, weights_are_here
     from mgcli.extract.dataset import DATASETS, DatasetError, DatasetProtocol, load_dataset
     from mgcli.extract.dataset_demo import DemoConfig, make_demo
+    from mgcli.extract.face import Face, FaceDetector, FaceError, align_face, read_faces
     from mgcli.extract.pipeline import extract_modalities
     from mgcli.extract.report import ExtractReport, ModalityReport
     from mgcli.extract.skeleton import Skeleton, read_skeleton
@@ -37,6 +38,9 @@ __all__ = [
     "DecodePlan",
     "DemoConfig",
     "ExtractReport",
+    "Face",
+    "FaceDetector",
+    "FaceError",
     "JointLayout",
     "LayoutError",
     "Modality",
@@ -49,6 +53,7 @@ __all__ = [
     "VideoIndex",
     "WeightsError",
     "add_sources",
+    "align_face",
     "backbone_class",
     "create_backbone",
     "decode_frames",
@@ -61,6 +66,7 @@ __all__ = [
     "load_dataset",
     "make_demo",
     "plan_decode",
+    "read_faces",
     "read_skeleton",
     "weights_are_here",
     "weights_folders",
@@ -71,6 +77,7 @@ _MODULES = {  # module -> public names in it
     "catalogue": "describe_backbones describe_datasets weights_are_here",
     "dataset": "DATASETS DatasetError DatasetProtocol load_dataset",
     "dataset_demo": "DemoConfig make_demo",
+    "face": "Face FaceDetector FaceError align_face read_faces",
     "pipeline": "extract_modalities",
     "report": "ExtractReport ModalityReport",
     "skeleton": "Skeleton read_skeleton",

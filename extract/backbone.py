@@ -24,6 +24,7 @@ BACKBONES: dict[str, str] = {  # name -> where it is; imported when asked for
     "mvit_v2_s": "mgcli.extract.backbone_mvit:MViTv2S",
     "agcn_joint": "mgcli.extract.backbone_agcn:JointStream",
     "agcn_bone": "mgcli.extract.backbone_agcn:BoneStream",
+    "swinface": "mgcli.extract.backbone_swinface:SwinFace",
     "joints": "mgcli.extract.backbone_joints:Joints",
 }
 FAMILIES: dict[str, str] = {  # FAMILY of `FAMILY:NAME` -> class whose `member(NAME)` is the backbone
@@ -51,6 +52,7 @@ MODALITIES: dict[str, Modality] = {
     "video": Modality(backbone="mvit_v2_s", tokens="time", options={"sampling": "official"}),
     "context": Modality(backbone="mvit_v2_s", tokens="pooled", options={"sampling": "windows"}, task="emotion"),
     "pose": Modality(backbone="joints"),
+    "face": Modality(backbone="swinface", tokens="expression", task="emotion"),
 }
 
 
@@ -72,7 +74,9 @@ class Backbone(nn.Module, ABC):
     """
 
     name: ClassVar[str]
-    reads: ClassVar[str]  # "video": frames (T, H, W, 3) uint8 RGB; "skeleton": (T, V, 3) float32 x, y, confidence or z
+    # "video": frames (T, H, W, 3) uint8 RGB; "face": (T, 112, 112, 3) aligned faces, black where there is none;
+    # "skeleton": (T, V, 3) float32 x, y, confidence or z
+    reads: ClassVar[str]
     layouts: ClassVar[tuple[str, ...]]  # token layouts it offers, default first
     precisions: ClassVar[tuple[str, ...]] = ("float32", "bfloat16")  # it can compute in
     has_weights: ClassVar[bool] = True  # False: a fixed computation
@@ -108,13 +112,27 @@ class Backbone(nn.Module, ABC):
     def forward(self, inputs: Tensor) -> Tensor:
         """(B, ...) -> (B, N, D); a clip's tokens do not depend on its batch."""
 
-    @torch.inference_mode()
+    def companions(self, tokens: Tensor) -> dict[str, Tensor]:
+        """Arrays to keep beside the tokens (B, N, D) that `forward` gave: name -> (B, N, ...); by default none."""
+        return {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        parameter = next(self.parameters(), None)
+        return torch.device("cpu") if parameter is None else parameter.device
+
     def embed(self, inputs: Tensor) -> Tensor:
         """Tokens of a batch in the backbone's own precision and on its device, given back as float32 on the CPU."""
-        parameter = next(self.parameters(), None)
-        device = parameter.device if parameter is not None else inputs.device
-        inputs = inputs.to(device=device, dtype=PRECISIONS[self.precision], non_blocking=True)
-        return self(inputs).float().cpu()  # (B, N, D)
+        return self.embed_with_companions(inputs)[0]  # (B, N, D)
+
+    @torch.inference_mode()
+    def embed_with_companions(self, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The same, and what the backbone keeps beside its tokens."""
+        inputs = inputs.to(device=self.device, dtype=PRECISIONS[self.precision], non_blocking=True)
+        tokens = self(inputs)
+        kept = {name: each.float().cpu() for name, each in self.companions(tokens).items()}
+        return tokens.float().cpu(), kept
 
 
 def create_backbone(

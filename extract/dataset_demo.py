@@ -141,12 +141,10 @@ class DemoDataset(DatasetProtocol):
         self.root = root
 
     def clip_table(self) -> pd.DataFrame:
-        """The clips, with absolute paths; `face` is one more column of them."""
+        """The clips, with absolute paths."""
         if not (self.root / _TABLE).is_file():
             raise DatasetError(f"no finished demo in {self.root}; make one with: mgcli demo")
-        table = read_clip_table(self.root / _TABLE)
-        table["face"] = [str((self.root / name).resolve()) for name in table["face"]]
-        return table
+        return read_clip_table(self.root / _TABLE)
 
 
 def make_demo(

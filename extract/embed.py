@@ -14,6 +14,8 @@ from mgcli.cache import Failure, FeatureWriter, NonFiniteTokensError
 from mgcli.extract.backbone import Backbone, BackboneError
 from mgcli.extract.inputs import ClipRequest, InputReady
 
+_Embedded = tuple[InputReady, np.ndarray, dict[str, np.ndarray]]  # a window, its tokens, what is kept beside them
+
 
 class ModalityEmbedder:
     """Takes the inputs of one modality in any order of clips, and writes each clip once its last one is through."""
@@ -41,7 +43,7 @@ class ModalityEmbedder:
         self._batch_size = batch_size
         self._on_clip = on_clip
         self._batch: list[InputReady] = []
-        self._unfinished: dict[int, list[tuple[InputReady, np.ndarray] | None]] = {}  # request -> its windows
+        self._unfinished: dict[int, list[_Embedded | None]] = {}  # request -> its windows
         self._failed: set[int] = set()
 
     def add(self, ready: InputReady) -> None:
@@ -66,18 +68,20 @@ class ModalityEmbedder:
         batch, self._batch = [ready for ready in self._batch if ready.request.number not in self._failed], []
         if not batch:
             return
-        tokens = self._forward([ready.prepared.inputs for ready in batch]).numpy()  # (B, N, D)
-        for ready, of_window in zip(batch, tokens, strict=True):
-            self._collect(ready, of_window)
+        tokens, kept = self._forward([ready.prepared.inputs for ready in batch])  # (B, N, D), (B, N, ...) each
+        for row, ready in enumerate(batch):
+            self._collect(ready, tokens[row].numpy(), {name: each[row].numpy() for name, each in kept.items()})
         self._writer.commit_if_due()
 
-    def _forward(self, inputs: list[Tensor]) -> Tensor:
-        """Tokens of the inputs, in smaller batches where memory does not suffice for all at once."""
+    def _forward(self, inputs: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Tokens and companions of the inputs, in smaller batches where memory does not suffice for all."""
         while True:
             size = min(self._batch_size, len(inputs))
             try:
                 chunks = [inputs[start : start + size] for start in range(0, len(inputs), size)]
-                return torch.cat([self._backbone.embed(torch.stack(chunk)) for chunk in chunks])
+                done = [self._backbone.embed_with_companions(torch.stack(chunk)) for chunk in chunks]
+                kept = {name: torch.cat([each[name] for _, each in done]) for name in done[0][1]}
+                return torch.cat([tokens for tokens, _ in done]), kept
             except RuntimeError as error:
                 if not _out_of_memory(error):
                     raise
@@ -87,11 +91,11 @@ class ModalityEmbedder:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-    def _collect(self, ready: InputReady, tokens: np.ndarray) -> None:
-        """Keep the tokens of one window, (N, D); write the clip if it was the last one missing."""
+    def _collect(self, ready: InputReady, tokens: np.ndarray, kept: dict[str, np.ndarray]) -> None:
+        """Keep a window's tokens, (N, D), and companions, (N, ...); write the clip if it was the last one missing."""
         request = ready.request
         windows = self._unfinished.setdefault(request.number, [None] * ready.of)
-        windows[ready.window] = (ready, tokens)
+        windows[ready.window] = (ready, tokens, kept)
         whole = [window for window in windows if window is not None]
         if len(whole) < ready.of or request.number in self._failed:
             return
@@ -99,10 +103,11 @@ class ModalityEmbedder:
         try:
             self._writer.add(
                 request.clip_id,
-                np.concatenate([tokens for _, tokens in whole]),
+                np.concatenate([tokens for _, tokens, _ in whole]),
                 source=request.source,
-                time_s=np.concatenate([ready.prepared.time_s for ready, _ in whole]),
-                valid=np.concatenate([ready.prepared.valid for ready, _ in whole]),
+                time_s=np.concatenate([ready.prepared.time_s for ready, _, _ in whole]),
+                valid=np.concatenate([ready.prepared.valid for ready, _, _ in whole]),
+                aux={name: np.concatenate([each[name] for _, _, each in whole]) for name in kept},
             )
         except NonFiniteTokensError as error:
             self.fail(request, "tokens", str(error))

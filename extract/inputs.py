@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -14,6 +14,8 @@ import numpy as np
 
 from mgcli.cache import MgcliError
 from mgcli.extract.backbone import Backbone, Prepared
+from mgcli.extract.face import FaceError
+from mgcli.extract.face_crops import FaceCrops
 from mgcli.extract.skeleton import Skeleton, read_skeleton
 from mgcli.extract.skeleton_layouts import LayoutError, SkeletonError
 from mgcli.extract.video import VideoError, VideoIndex, decode_frames, index_video, plan_decode
@@ -33,6 +35,7 @@ class ClipRequest:
     video: Path | None
     skeleton: Path | None
     skeleton_fps: float | None
+    face: Path | None  # None: faces are detected
     seconds: tuple[float, float] | None  # [start, end); None with `frames` None: the whole video
     frames: tuple[int, int] | None  # [start, end)
 
@@ -52,7 +55,7 @@ class ClipFailed:
     """A clip that will give no tokens."""
 
     request: ClipRequest
-    stage: str  # open, skeleton, interval, decode, prepare
+    stage: str  # open, skeleton, face, interval, decode, prepare
     reason: str
 
 
@@ -88,13 +91,13 @@ def read_file(requests: Sequence[ClipRequest], decoder_threads: int = 1) -> Iter
     of_skeleton = [each for each in requests if each.backbone.reads == "skeleton"]
     for _, group in groupby(of_skeleton, key=lambda each: (each.skeleton, each.skeleton_fps, each.modality)):
         yield from _read_skeletons(list(group), index)
-    of_video = [each for each in requests if each.backbone.reads == "video"]
+    of_video = [each for each in requests if each.backbone.reads in ("video", "face")]
     if of_video:
         yield from _read_video(of_video, index, decoder_threads)
 
 
 def _needs_video(request: ClipRequest) -> bool:
-    return request.backbone.reads == "video" or request.skeleton_fps is None
+    return request.backbone.reads != "skeleton" or request.skeleton_fps is None
 
 
 def _read_skeletons(requests: Sequence[ClipRequest], index: VideoIndex | MgcliError | None) -> Iterator[ClipEvent]:
@@ -116,7 +119,7 @@ def _read_skeletons(requests: Sequence[ClipRequest], index: VideoIndex | MgcliEr
     for request in requests:
         for item in _windows(request, skeleton):
             if isinstance(item, _Window):
-                yield _prepare(item, joints[item.frames])
+                yield _prepare(item, lambda window: joints[window.frames])
             else:
                 yield item
 
@@ -129,8 +132,15 @@ def _read_video(
         reason = "the clip table names no video for this clip" if index is None else str(index)
         yield from (ClipFailed(request, "open", reason) for request in requests)
         return
+    face_crops = FaceCrops(index.num_frames, requests[0].backbone.device)
     windows: list[_Window] = []
     for request in requests:
+        try:
+            if request.backbone.reads == "face":
+                face_crops.open(request.face)
+        except FaceError as error:
+            yield ClipFailed(request, "face", str(error))
+            continue
         for item in _windows(request, index):
             if isinstance(item, _Window):
                 windows.append(item)
@@ -140,11 +150,18 @@ def _read_video(
     still_needed = Counter(frame for window in windows for frame in set(window.frames.tolist()))
     decoded: dict[int, np.ndarray] = {}  # frames that a later window needs, (H, W, 3) each
 
+    def media_of(window: _Window) -> np.ndarray:
+        pictures = [decoded[frame] for frame in window.frames.tolist()]
+        request = window.request
+        if request.backbone.reads == "video":
+            return np.stack(pictures)  # (T, H, W, 3)
+        return face_crops.align(request.number, request.face, window.frames, index.time_s[window.frames], pictures)
+
     def complete(window: _Window) -> ClipEvent:
         frames = window.frames.tolist()
         missing = next((frame for frame in frames if frame not in decoded), None)
         if missing is None:
-            event = _prepare(window, np.stack([decoded[frame] for frame in frames]))
+            event = _prepare(window, media_of)
         else:
             reason = f"{index.path}: the frame at {index.time_s[missing]:.2f} s cannot be decoded"
             event = ClipFailed(window.request, "decode", reason)
@@ -170,9 +187,11 @@ def _read_video(
         yield from (ClipFailed(window.request, "decode", str(error)) for window in windows[place:])
 
 
-def _prepare(window: _Window, media: np.ndarray) -> InputReady | ClipFailed:
+def _prepare(window: _Window, media_of: Callable[[_Window], np.ndarray]) -> InputReady | ClipFailed:
     try:
-        prepared = window.request.backbone.prepare(media, window.times_s)
+        prepared = window.request.backbone.prepare(media_of(window), window.times_s)
+    except FaceError as error:
+        return ClipFailed(window.request, "face", str(error))
     except MgcliError as error:
         return ClipFailed(window.request, "prepare", str(error))
     return InputReady(window.request, window.window, window.of, prepared)

@@ -141,6 +141,7 @@ def missing_clips(
             backbone=backbone,
             video=Path(row["video"]) if row["video"] else None,
             skeleton=Path(row["skeleton"]) if row["skeleton"] else None,
+            face=Path(row["face"]) if row["face"] else None,
             skeleton_fps=None if pd.isna(row["skeleton_fps"]) else float(row["skeleton_fps"]),
             seconds=None if pd.isna(row["start_s"]) else (float(row["start_s"]), float(row["end_s"])),
             frames=None if pd.isna(row["start_frame"]) else (int(row["start_frame"]), int(row["end_frame"])),

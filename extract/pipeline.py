@@ -20,6 +20,7 @@ from mgcli.cache import FeatureCache, FeatureSet, check_clip_table
 from mgcli.extract.backbone import Backbone, BackboneError, backbone_class
 from mgcli.extract.device import choose_batch_size, choose_decoder_threads, choose_device, choose_workers
 from mgcli.extract.embed import ModalityEmbedder
+from mgcli.extract.face_crops import default_detector
 from mgcli.extract.inputs import ClipFailed, ClipRequest, InputReady, read_file
 from mgcli.extract.modality import ModalityConfig, clips_of, make_backbone, make_spec, missing_clips
 from mgcli.extract.progress import Progress
@@ -141,6 +142,8 @@ def _plan(
     for spec, backbone, of_it in zip(specs, backbones, clips, strict=True):
         feature_set = cache.create_feature_set(spec, _provenance(device))
         requests = list(missing_clips(feature_set, backbone, of_it, first_number=num_requests))
+        if backbone.reads == "face" and any(request.face is None for request in requests):
+            default_detector(device)  # its weights are missing for all clips or for none
         num_requests += len(requests)
         stages.append(_Stage(spec.modality, backbone, feature_set, requests, len(of_it) - len(requests)))
     return stages

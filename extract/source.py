@@ -14,14 +14,15 @@ _INTERVAL = ("start_s", "end_s", "start_frame", "end_frame")
 
 
 def add_sources(table: pd.DataFrame) -> pd.DataFrame:
-    """The clip table with `video_source` and `skeleton_source` filled in; empty where the file is not there.
+    """The clip table with its source columns filled in; empty where a file is not there.
 
     A video is known by its size and its first and last 64 KiB (it may be many gigabytes), a skeleton file, or a
     folder of them, by all of it, since filling a gap in the middle leaves size and ends as they were.
     """
     videos = {path: _video_identity(Path(path)) for path in table["video"].unique() if path}
     skeletons = {path: _skeleton_identity(Path(path)) for path in table["skeleton"].unique() if path}
-    video_sources, skeleton_sources = [], []
+    faces = {path: _file_identity(Path(path)) for path in table["face"].unique() if path}
+    video_sources, skeleton_sources, face_sources = [], [], []
     for row in table.to_dict("records"):
         interval = {key: None if pd.isna(row[key]) else float(row[key]) for key in _INTERVAL}
         video, skeleton = videos.get(row["video"]), skeletons.get(row["skeleton"])
@@ -29,7 +30,9 @@ def add_sources(table: pd.DataFrame) -> pd.DataFrame:
         clock = fps if fps is not None else video  # a skeleton without a rate takes its times from the video
         video_sources.append(_source(video, interval))
         skeleton_sources.append(_source(skeleton, interval, clock) if clock is not None else "")
-    return table.assign(video_source=video_sources, skeleton_source=skeleton_sources)
+        face = faces.get(row["face"])
+        face_sources.append("" if row["face"] and face is None else _source(video, interval, "face", face))
+    return table.assign(video_source=video_sources, skeleton_source=skeleton_sources, face_source=face_sources)
 
 
 def _source(identity: str | None, *parts: Any) -> str:

@@ -35,9 +35,10 @@ class PublishedWeights:
     """A checkpoint that its authors publish: what it is called and how to know it."""
 
     file: str
-    sha256: str  # full, or the leading digits that its publisher gives
-    url: str
+    sha256: str  # full, or the leading digits that its publisher gives; empty where none are given
+    url: str  # of the file; empty where there is no direct link
     licence: str
+    page: str = ""  # where to find it, if there is no direct link
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,7 @@ def resolve_weights(
     path = find_weights(name, weights_dir)
     own = published if published is not None and Path(name).name == published.file else None
     if path is None:
-        if own is None or not download:
+        if own is None or not download or not own.url:
             raise WeightsError(_missing_message(name, own, weights_dir))
         path = download_weights(own, weights_dir)
     sha256 = _sha256(path)
@@ -225,9 +226,11 @@ def _missing_message(name: str, published: PublishedWeights | None, weights_dir:
     folders = ", ".join(map(str, weights_folders(weights_dir)))
     if published is None:
         return f"no weights file {name}, neither as a path nor in {folders}"
+    sha256 = f" (SHA-256 {published.sha256}...)" if published.sha256 else ""
     return (
-        f"no weights file {published.file} (SHA-256 {published.sha256}...) in {folders}. "
-        f"Download {published.url} into the first of these, or set {WEIGHTS_DIR_VARIABLE}, or use "
+        f"no weights file {published.file}{sha256} in {folders}. "
+        f"Download {published.url or f'it ({published.page})'} into the first of these, or set "
+        f"{WEIGHTS_DIR_VARIABLE}, or use "
         "--weights FILE; --weights random:0 runs without (for trying things out: such tokens mean little)"
     )
 

@@ -156,7 +156,7 @@ def test_a_mistake_gets_one_line_and_exit_code_1(tmp_path: Path, words: list[str
 
 def test_lists_print_tables_and_json(tmp_path: Path) -> None:
     for command, names in (
-        ("backbones", {"mvit_v2_s", "agcn_joint", "agcn_bone", "joints", "timm:NAME", "torchvision:NAME"}),
+        ("backbones", {"mvit_v2_s", "agcn_joint", "agcn_bone", "swinface", "joints", "timm:NAME", "torchvision:NAME"}),
         ("heads", {"cross_modal_token_fusion", "inter_fusion", "single", "concat", "score_average", "constant"}),
         ("datasets", {"table", "folder", "demo"}),
     ):

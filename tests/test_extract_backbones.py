@@ -30,6 +30,8 @@ def random_media(backbone: Backbone, num_frames: int) -> np.ndarray:
     rng = np.random.default_rng(0)
     if backbone.reads == "video":
         return rng.integers(0, 256, (num_frames, 40, 56, 3), dtype=np.uint8)
+    if backbone.reads == "face":
+        return rng.integers(0, 256, (num_frames, 112, 112, 3), dtype=np.uint8)
     num_joints = 5 if backbone.joints is None else backbone.joints.num_joints
     joints = rng.uniform(1, 50, (num_frames, num_joints, 3)).astype(np.float32)
     joints[0, 2] = 0
@@ -70,7 +72,7 @@ def test_contract_tokens_times_and_shapes_agree(backbone: Backbone) -> None:
 def test_contract_is_frozen_and_says_what_decides_its_tokens(backbone: Backbone) -> None:
     assert not backbone.training
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
-    assert backbone.reads in ("video", "skeleton")
+    assert backbone.reads in ("video", "skeleton", "face")
     assert backbone.tokens in type(backbone).layouts
     for said in (backbone.sampling, backbone.transform):
         assert said
