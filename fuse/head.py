@@ -102,17 +102,32 @@ def create_head(name: str, dims: Mapping[str, int], num_classes: int, config: He
     """A head with fresh weights, drawn from torch's global generator.
 
     Args:
-        name: one of HEADS.
+        name: one of HEADS, or `package.module:Class` for a user's own.
         dims: token width of each modality.
         num_classes: how many classes to tell apart.
         config: sizes.
 
     Raises:
-        HeadError: no head of that name; the message suggests the nearest.
+        HeadError: no head of that name.
     """
-    if name not in HEADS:
+    return head_class(name)(dims, num_classes, config or HeadConfig())
+
+
+def head_class(name: str) -> type[FusionHead]:
+    """The class behind a name of HEADS or a `package.module:Class`.
+
+    Raises:
+        HeadError: there is none, or it is no FusionHead; the message suggests the nearest.
+    """
+    if name not in HEADS and ":" not in name:
         near = difflib.get_close_matches(name, HEADS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise HeadError(f"unknown head {name!r}; {hint}All: mgcli heads")
-    module, class_name = HEADS[name].split(":")
-    return getattr(importlib.import_module(module), class_name)(dims, num_classes, config or HeadConfig())
+    module, _, class_name = HEADS.get(name, name).partition(":")
+    try:
+        found = getattr(importlib.import_module(module), class_name)
+    except (ModuleNotFoundError, AttributeError, ValueError) as error:
+        raise HeadError(f"no head at {name!r}: {error}; write it as package.module:Class") from error
+    if not (isinstance(found, type) and issubclass(found, FusionHead)):
+        raise HeadError(f"{name!r} is not a subclass of mgcli.fuse.FusionHead")
+    return found

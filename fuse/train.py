@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -95,7 +96,7 @@ def train_head(
     trained = _train_seeds(chosen, selection, seed_list, config, progress)
     results = _score(trained, selection)
     described = _describe(cache, task, chosen, selection, seed_list, config, warnings)
-    with run_folder(Path(runs), f"{task}-{chosen.label}") as (folder, path):
+    with run_folder(Path(runs), re.sub(r"[^A-Za-z0-9._-]+", "_", f"{task}-{chosen.label}")) as (folder, path):
         run = Run(path=path, config=described, metrics=results["metrics"], intervals=results["intervals"])
         history = pd.DataFrame([{"seed": each.seed, **row} for each in trained for row in each.history])
         states = {each.seed: each.state for each in trained}

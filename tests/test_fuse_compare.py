@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from planted import planted_cache
 
-from mgcli.fuse import compare_heads, describe_heads, make_config, results_table
+from mgcli.fuse import (
+    HeadError,
+    Run,
+    compare_heads,
+    describe_heads,
+    evaluate_run,
+    make_config,
+    results_table,
+    train_head,
+)
+from mgcli.fuse.head_baselines import Concat
 
 
 def test_every_baseline_stands_beside_the_head_whatever_the_number_of_processes(tmp_path: Path) -> None:
@@ -35,3 +46,30 @@ def test_every_baseline_stands_beside_the_head_whatever_the_number_of_processes(
 
 def test_every_head_says_what_it_is() -> None:
     assert all(row["about"].endswith(".") for row in describe_heads())
+
+
+class OwnHead(Concat):
+    """A head that a user wrote."""
+
+
+def test_a_head_of_the_users_own_is_trained_and_read_back(tmp_path: Path) -> None:
+    cache = planted_cache(tmp_path / "features", num_train=48, num_test=24)
+    config = make_config({"epochs": 2, "min_steps": 4})
+    name = "test_fuse_compare:OwnHead"
+    run = train_head(cache, "gesture", head=name, seeds=1, runs=tmp_path / "runs", config=config, progress=False)
+    assert run.label == name
+    assert evaluate_run(Run.load(run.path), cache).metrics["top1"] == run.metrics["test"]["top1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("inter_fuson", "unknown head 'inter_fuson'; did you mean 'inter_fusion'"),
+        ("absent_module:Head", "no head at 'absent_module:Head'.*write it as package.module:Class"),
+        ("mgcli.fuse.head:HeadConfig", "is not a subclass of mgcli.fuse.FusionHead"),
+    ],
+)
+def test_a_head_that_is_none_is_refused(tmp_path: Path, name: str, message: str) -> None:
+    cache = planted_cache(tmp_path / "features", num_train=48, num_test=24)
+    with pytest.raises(HeadError, match=message):
+        train_head(cache, "gesture", head=name, seeds=1, runs=tmp_path / "runs", progress=False)
