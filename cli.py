@@ -140,6 +140,9 @@ def init(
     cache: CacheOption = None,
     cache_format: FormatOption = None,
     protocol: ProtocolOption = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Of MViTv2-S, for video and context: a file, or random:SEED; kept in mgcli.toml.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing mgcli.toml.")] = False,
 ) -> None:
     """Check the data and write mgcli.toml into this folder."""
@@ -147,6 +150,9 @@ def init(
 
     given: dict[str, Any] = {"clips": clips, "cache": cache, "format": cache_format}
     given = {key: value for key, value in given.items() if value is not None}
+    if weights is not None:
+        weights = str(Path(weights).resolve()) if Path(weights).is_file() else weights
+        given["extract"] = {modality: {"weights": weights} for modality in ("video", "context")}
     project = Project(dataset=dataset, root=root, protocol=protocol or dataset, **given)
     table = _read_clips(project)
     path = write_project(project, Path.cwd(), overwrite=overwrite)

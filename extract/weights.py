@@ -125,7 +125,8 @@ def download_weights(published: PublishedWeights, weights_dir: Path | None = Non
             )
         temporary.replace(path)
     except (urllib.error.URLError, OSError) as error:
-        raise WeightsError(f"cannot download {published.url} to {folder}: {error}") from error
+        missing = _missing_message(published.file, published, weights_dir)
+        raise WeightsError(f"cannot download {published.url} ({error}); {missing}") from error
     finally:
         temporary.unlink(missing_ok=True)
     return path

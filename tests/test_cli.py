@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import typer
 from samples import make_table, make_tokens
+from tiny_media import make_video
 
 from mgcli.cli import app
 
@@ -92,6 +93,18 @@ def imported(tmp_path: Path) -> Path:
             cwd=tmp_path,
         )
     return tmp_path
+
+
+def test_both_commands_run_as_they_stand_in_a_project_folder(tmp_path: Path) -> None:
+    rows = ["clip_id,video,subject_id,split,emotion"]
+    for i in range(6):
+        make_video(tmp_path / f"v{i}.mp4", num_frames=18)
+        rows.append(f"c{i},v{i}.mp4,s{i // 2},{'test' if i >= 4 else 'train'},{('win', 'lose')[i % 2]}")
+    (tmp_path / "clips.csv").write_text("\n".join(rows))
+    mgcli("init", "table", "--clips", "clips.csv", "--weights", "random:0", cwd=tmp_path)
+    assert "6 clips done" in mgcli("extract", "--modality", "video", cwd=tmp_path).stdout
+    assert "6 there already" in mgcli("extract", "--modality", "video", cwd=tmp_path).stdout
+    assert "weights: video random:0" in mgcli("fuse-train", "--task", "emotion", cwd=tmp_path).stdout
 
 
 def test_stage_two_works_without_stage_one(imported: Path) -> None:
