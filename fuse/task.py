@@ -96,8 +96,8 @@ def choose(
     features = dict(features or {})
     if head is not None and head.startswith(f"{SINGLE}_"):
         named = head.removeprefix(f"{SINGLE}_")
-        if modalities is not None and list(modalities) != [named]:
-            raise TaskError(f"head {head!r} reads {named!r} alone; --modalities says {', '.join(modalities)}")
+        if modalities is not None and named not in modalities:
+            raise TaskError(f"head {head!r} reads {named!r}; --modalities says {', '.join(modalities)}")
         head, modalities = SINGLE, [named]
     if modalities is None:
         modalities = _default_modalities(cache, task, head, warn)

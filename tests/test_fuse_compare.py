@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from planted import planted_cache
 from mgcli.fuse import (
     HeadError,
     Run,
+    TaskError,
     compare_heads,
     describe_heads,
     evaluate_run,
@@ -73,3 +75,16 @@ def test_a_head_that_is_none_is_refused(tmp_path: Path, name: str, message: str)
     cache = planted_cache(tmp_path / "features", num_train=48, num_test=24)
     with pytest.raises(HeadError, match=message):
         train_head(cache, "gesture", head=name, seeds=1, runs=tmp_path / "runs", progress=False)
+
+
+def test_a_single_head_takes_its_own_modality_out_of_those_named(tmp_path: Path) -> None:
+    cache = planted_cache(tmp_path / "features", num_train=48, num_test=24)
+    settings: dict[str, Any] = {
+        "seeds": 1,
+        "runs": tmp_path / "runs",
+        "config": make_config({"epochs": 1, "min_steps": 2}),
+    }
+    run = train_head(cache, "gesture", head="single_pose", modalities=["video", "pose"], progress=False, **settings)
+    assert (run.label, run.modalities) == ("single_pose", ["pose"])
+    with pytest.raises(TaskError, match="head 'single_pose' reads 'pose'; --modalities says video"):
+        train_head(cache, "gesture", head="single_pose", modalities=["video"], progress=False, **settings)

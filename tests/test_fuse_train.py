@@ -308,7 +308,7 @@ def test_single_must_say_which(planted: FeatureCache) -> None:
 
 
 def test_single_and_modalities_must_agree(planted: FeatureCache) -> None:
-    with pytest.raises(TaskError, match="reads 'video' alone; --modalities says pose"):
+    with pytest.raises(TaskError, match="reads 'video'; --modalities says pose"):
         train_head(planted, "gesture", head="single_video", modalities=["pose"])
 
 
