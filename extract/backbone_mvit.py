@@ -9,7 +9,6 @@ arXiv 2112.01526. The network, its transform and its sampling (16 frames at 7.5 
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from torchvision.models.video import MViT_V2_S_Weights, mvit_v2_s
 
 from mgcli.extract.backbone import Backbone, BackboneError, Prepared
 from mgcli.extract.weights import PublishedWeights, load_weights
+from mgcli.extract.windows import uniform_times, window_starts
 
 NUM_FRAMES = 16
 FRAMES_PER_S = 7.5  # KINETICS400_V1, "frame_rate"
@@ -92,15 +92,10 @@ class MViTv2S(Backbone):
     def windows(self, start_s: float, end_s: float) -> list[np.ndarray]:
         """Times of 16 frames a window; never outside the clip."""
         if self.sampling["mode"] == "uniform" or end_s - start_s < WINDOW_S:
-            return [_uniform_times(start_s, end_s)]
+            return [uniform_times(start_s, end_s, NUM_FRAMES)]
         if self.sampling["mode"] == "official":
             return [_official_times((start_s + end_s) / 2)]
-        slack_s = 1e-6
-        last_start_s = end_s - WINDOW_S
-        count = math.floor((last_start_s - start_s + slack_s) / self.window_stride_s) + 1
-        starts_s = [start_s + i * self.window_stride_s for i in range(count)]
-        if last_start_s - starts_s[-1] > min(self.window_stride_s, WINDOW_S) / 2:
-            starts_s.append(last_start_s)  # the end of the clip would go unseen
+        starts_s = window_starts(start_s, end_s, WINDOW_S, self.window_stride_s)
         return [_official_times(each + WINDOW_S / 2) for each in starts_s]
 
     def prepare(self, media: np.ndarray, times_s: np.ndarray) -> Prepared:
@@ -148,11 +143,6 @@ def arrange_tokens(full: Tensor, layout: str) -> Tensor:
         return class_token
     times = full[:, 1:].unflatten(1, GRID).mean(dim=(2, 3))  # (B, 8*7*7, 768) -> (B, 8, 768)
     return torch.cat([class_token, times], dim=1)  # (B, 9, 768)
-
-
-def _uniform_times(start_s: float, end_s: float) -> np.ndarray:
-    """(16,) centres of 16 equal parts of the interval."""
-    return start_s + (np.arange(NUM_FRAMES) + 0.5) * ((end_s - start_s) / NUM_FRAMES)
 
 
 def _official_times(centre_s: float) -> np.ndarray:

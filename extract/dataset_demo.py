@@ -132,7 +132,7 @@ class DemoVideo:
 
 
 class DemoDataset(DatasetProtocol):
-    """A folder that `make_demo` wrote."""
+    """The synthetic data set that `mgcli demo` makes."""
 
     name = "demo"
 
