@@ -26,13 +26,18 @@ def main(folder: Path, results: Path) -> None:
     figure, axes = plt.subplots(1, 4, figsize=(13, 3.1), width_ratios=[1, 1, 1, 1], layout="constrained")
     for axis, clip, title in (
         (axes[0], gesture, "a gesture clip: video + pose"),
-        (axes[1], interview, "an interview: context + pose"),
+        (axes[1], interview, "an interview: face + context"),
     ):
-        frame, joints = read_frame(clip)
+        frame, joints, face = read_frame(clip)
         axis.imshow(frame)
-        for a, b in EDGES:
-            if joints[a, 2] > 0 and joints[b, 2] > 0:
-                axis.plot(joints[[a, b], 0], joints[[a, b], 1], color="#00e5ff", linewidth=1.2)
+        if clip["gesture"]:
+            for a, b in EDGES:
+                if joints[a, 2] > 0 and joints[b, 2] > 0:
+                    axis.plot(joints[[a, b], 0], joints[[a, b], 1], color="#00e5ff", linewidth=1.2)
+        else:
+            left, top, right, bottom = face[:4]
+            axis.add_patch(plt.Rectangle((left, top), right - left, bottom - top, fill=False, color="#00e5ff"))
+            axis.scatter(*face[4:].reshape(5, 2).T, s=6, color="#00e5ff")
         axis.set_title(title, fontsize=10)
         axis.axis("off")
     scores = json.loads(results.read_text())
@@ -45,17 +50,18 @@ def main(folder: Path, results: Path) -> None:
         axis.set_xlim(0, 112)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.supxlabel(f"mgcli demo: synthetic data, MViTv2-S weights: {scores['weights']}", fontsize=8, color="#555")
+    weights = ", ".join(f"{name} {value}" for name, value in scores["weights"].items())
+    figure.supxlabel(f"mgcli demo: synthetic data; weights: {weights}", fontsize=8, color="#555")
     figure.savefig(Path(__file__).with_name("overview.png"), dpi=110)
 
 
-def read_frame(clip: object) -> tuple[np.ndarray, np.ndarray]:
-    """The middle frame of a clip and the joints on it."""
+def read_frame(clip: object) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The middle frame of a clip, the joints and the face in it."""
     with av.open(clip.video) as container:  # type: ignore[attr-defined]
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     start, end = clip.start_s, clip.end_s  # type: ignore[attr-defined]
     middle = int((start + end) / 2 * 25) if np.isfinite(start) else len(frames) // 2
-    return frames[middle], np.load(clip.skeleton)[middle]  # type: ignore[attr-defined]
+    return frames[middle], np.load(clip.skeleton)[middle], np.load(clip.face)[middle]  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

@@ -1,23 +1,28 @@
 """The feature cache: clip tables, feature sets and their parts. No torch: opening a cache is instant."""
 
-from mgcli.cache.clips import (
-    EMOTION_CLASSES,
-    SPLITS,
-    TASKS,
-    check_clip_table,
-    describe_clips,
-    draw_validation,
-    label_classes,
-    read_clip_table,
-)
-from mgcli.cache.durable import committed_file, writing
-from mgcli.cache.errors import CacheError, ClipTableError, MgcliError, NonFiniteTokensError, ProjectError
-from mgcli.cache.exchange import ImportReport, import_features
-from mgcli.cache.maintain import VerifyReport, remove_feature_set, verify_cache
-from mgcli.cache.project import Project, load_project, write_project
-from mgcli.cache.spec import FeatureSpec
-from mgcli.cache.store import Failure, FeatureCache, FeatureSet, open_cache
-from mgcli.cache.writer import FeatureWriter
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mgcli.cache.clips import (
+        EMOTION_CLASSES,
+        SPLITS,
+        TASKS,
+        check_clip_table,
+        describe_clips,
+        draw_validation,
+        label_classes,
+        read_clip_table,
+    )
+    from mgcli.cache.durable import committed_file, writing
+    from mgcli.cache.errors import CacheError, ClipTableError, MgcliError, NonFiniteTokensError, ProjectError
+    from mgcli.cache.exchange import ImportReport, import_features
+    from mgcli.cache.maintain import VerifyReport, remove_feature_set, verify_cache
+    from mgcli.cache.progress import Progress, warn
+    from mgcli.cache.project import Project, load_project, write_project
+    from mgcli.cache.spec import FeatureSpec
+    from mgcli.cache.store import Failure, FeatureCache, FeatureSet, open_cache
+    from mgcli.cache.writer import FeatureWriter
 
 __all__ = [
     "EMOTION_CLASSES",
@@ -33,6 +38,7 @@ __all__ = [
     "ImportReport",
     "MgcliError",
     "NonFiniteTokensError",
+    "Progress",
     "Project",
     "ProjectError",
     "VerifyReport",
@@ -47,6 +53,28 @@ __all__ = [
     "read_clip_table",
     "remove_feature_set",
     "verify_cache",
+    "warn",
     "write_project",
     "writing",
 ]
+
+_MODULES = {  # module -> public names in it
+    "clips": "EMOTION_CLASSES SPLITS TASKS check_clip_table describe_clips draw_validation label_classes "
+    "read_clip_table",
+    "durable": "committed_file writing",
+    "errors": "CacheError ClipTableError MgcliError NonFiniteTokensError ProjectError",
+    "exchange": "ImportReport import_features",
+    "maintain": "VerifyReport remove_feature_set verify_cache",
+    "progress": "Progress warn",
+    "project": "Project load_project write_project",
+    "spec": "FeatureSpec",
+    "store": "Failure FeatureCache FeatureSet open_cache",
+    "writer": "FeatureWriter",
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

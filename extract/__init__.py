@@ -14,25 +14,38 @@ if TYPE_CHECKING:
         backbone_class,
         create_backbone,
     )
-    from mgcli.extract.catalogue import describe_backbones, describe_datasets, weights_are_here
-    from mgcli.extract.dataset import DATASETS, DatasetError, DatasetProtocol, load_dataset
-    from mgcli.extract.dataset_demo import DemoConfig, make_demo
+    from mgcli.extract.bench import BenchReport, bench_backbone
+    from mgcli.extract.catalogue import describe_backbones, describe_datasets, describe_weights, weights_are_here
+    from mgcli.extract.dataset import DATASETS, DatasetError, DatasetProtocol, load_dataset, load_project_clips
+    from mgcli.extract.dataset_demo import DEMO_POSE_SETTINGS, DemoConfig, make_demo
     from mgcli.extract.face import Face, FaceDetector, FaceError, align_face, read_faces
     from mgcli.extract.pipeline import extract_modalities
     from mgcli.extract.report import ExtractReport, ModalityReport
     from mgcli.extract.skeleton import Skeleton, read_skeleton
     from mgcli.extract.skeleton_layouts import LAYOUTS, JointLayout, LayoutError, SkeletonError, joint_layout
     from mgcli.extract.source import add_sources
+    from mgcli.extract.train_pose import PoseTrainReport, train_pose_backbone
+    from mgcli.extract.train_pose_clips import BackboneTrainError
     from mgcli.extract.video import DecodePlan, VideoError, VideoIndex, decode_frames, index_video, plan_decode
-    from mgcli.extract.weights import PublishedWeights, WeightsError, download_weights, weights_folders
+    from mgcli.extract.weights import (
+        PublishedWeights,
+        WeightsError,
+        download_weights,
+        read_provenance,
+        weights_folders,
+    )
+    from mgcli.extract.weights_import import ImportedWeights, import_weights
 
 __all__ = [
     "BACKBONES",
     "DATASETS",
+    "DEMO_POSE_SETTINGS",
     "LAYOUTS",
     "MODALITIES",
     "Backbone",
     "BackboneError",
+    "BackboneTrainError",
+    "BenchReport",
     "DatasetError",
     "DatasetProtocol",
     "DecodePlan",
@@ -41,10 +54,12 @@ __all__ = [
     "Face",
     "FaceDetector",
     "FaceError",
+    "ImportedWeights",
     "JointLayout",
     "LayoutError",
     "Modality",
     "ModalityReport",
+    "PoseTrainReport",
     "Prepared",
     "PublishedWeights",
     "Skeleton",
@@ -55,36 +70,46 @@ __all__ = [
     "add_sources",
     "align_face",
     "backbone_class",
+    "bench_backbone",
     "create_backbone",
     "decode_frames",
     "describe_backbones",
     "describe_datasets",
+    "describe_weights",
     "download_weights",
     "extract_modalities",
+    "import_weights",
     "index_video",
     "joint_layout",
     "load_dataset",
+    "load_project_clips",
     "make_demo",
     "plan_decode",
     "read_faces",
+    "read_provenance",
     "read_skeleton",
+    "train_pose_backbone",
     "weights_are_here",
     "weights_folders",
 ]
 
 _MODULES = {  # module -> public names in it
     "backbone": "BACKBONES MODALITIES Backbone BackboneError Modality Prepared backbone_class create_backbone",
-    "catalogue": "describe_backbones describe_datasets weights_are_here",
-    "dataset": "DATASETS DatasetError DatasetProtocol load_dataset",
-    "dataset_demo": "DemoConfig make_demo",
+    "bench": "BenchReport bench_backbone",
+    "catalogue": "describe_backbones describe_datasets describe_weights weights_are_here",
+    "dataset": "DATASETS DatasetError DatasetProtocol load_dataset load_project_clips",
+    "dataset_demo": "DEMO_POSE_SETTINGS DemoConfig make_demo",
     "face": "Face FaceDetector FaceError align_face read_faces",
     "pipeline": "extract_modalities",
     "report": "ExtractReport ModalityReport",
     "skeleton": "Skeleton read_skeleton",
     "skeleton_layouts": "LAYOUTS JointLayout LayoutError SkeletonError joint_layout",
     "source": "add_sources",
+    "train_pose": "PoseTrainReport train_pose_backbone",
+    "train_pose_clips": "BackboneTrainError",
     "video": "DecodePlan VideoError VideoIndex decode_frames index_video plan_decode",
-    "weights": "PublishedWeights WeightsError download_weights weights_folders",
+    "weights": "PublishedWeights WeightsError download_weights read_provenance weights_folders",
+    "weights_import": "ImportedWeights import_weights",
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}
 

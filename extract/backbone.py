@@ -17,13 +17,23 @@ import torch
 from torch import Tensor, nn
 
 from mgcli.cache import MgcliError
+from mgcli.extract.face import DEFAULT_DETECTOR
 from mgcli.extract.skeleton_layouts import JointLayout
-from mgcli.extract.weights import PublishedWeights, Weights, WeightsError, load_weights, resolve_weights, state_sha256
+from mgcli.extract.weights import (
+    PublishedWeights,
+    Weights,
+    WeightsError,
+    load_weights,
+    read_provenance,
+    resolve_weights,
+    state_sha256,
+)
 
 BACKBONES: dict[str, str] = {  # name -> where it is; imported when asked for
     "mvit_v2_s": "mgcli.extract.backbone_mvit:MViTv2S",
     "agcn_joint": "mgcli.extract.backbone_agcn:JointStream",
     "agcn_bone": "mgcli.extract.backbone_agcn:BoneStream",
+    "agcn_two_stream": "mgcli.extract.backbone_agcn_two_stream:TwoStreamAGCN",
     "swinface": "mgcli.extract.backbone_swinface:SwinFace",
     "joints": "mgcli.extract.backbone_joints:Joints",
 }
@@ -51,7 +61,7 @@ class Modality:
 MODALITIES: dict[str, Modality] = {
     "video": Modality(backbone="mvit_v2_s", tokens="time", options={"sampling": "official"}),
     "context": Modality(backbone="mvit_v2_s", tokens="pooled", options={"sampling": "windows"}, task="emotion"),
-    "pose": Modality(backbone="joints"),
+    "pose": Modality(backbone="agcn_two_stream"),
     "face": Modality(backbone="swinface", tokens="expression", task="emotion"),
 }
 
@@ -81,6 +91,7 @@ class Backbone(nn.Module, ABC):
     precisions: ClassVar[tuple[str, ...]] = ("float32", "bfloat16")  # it can compute in
     has_weights: ClassVar[bool] = True  # False: a fixed computation
     published: ClassVar[PublishedWeights | None] = None
+    trained_stem: ClassVar[str] = ""  # of the file that `mgcli backbone-train` makes for it
     weights_hint: ClassVar[str] = ""  # how to come by weights, where it needs some and none are published for it
 
     tokens: str  # the layout in use
@@ -88,9 +99,20 @@ class Backbone(nn.Module, ABC):
     sampling: dict[str, Any]  # plain values: which frames it sees
     transform: dict[str, Any]  # plain values: what is done to them
     joints: JointLayout | None = None  # what skeletons are brought to; None: joints as the file has them
+    detector: str = DEFAULT_DETECTOR  # of faces, where the data set gives none
     num_people: int = 1  # of a skeleton file; above 1, `prepare` gets (T, M, V, 3)
     weights: Weights = Weights(name="none")
+    trained_on: dict[str, Any] | None = None  # the clips of a checkpoint that `mgcli backbone-train` wrote
     precision: str = "float32"
+
+    @classmethod
+    def checkpoint_options(cls, path: Path) -> dict[str, Any]:
+        """Options that a checkpoint was made for; by default none. A caller's own go over them.
+
+        Raises:
+            WeightsError: the file is damaged.
+        """
+        return {}
 
     def load_checkpoint(self, path: Path) -> None:
         """Fill every parameter from a checkpoint file.
@@ -177,11 +199,14 @@ def create_backbone(
             "--weights random:0 runs without (for trying things out: such tokens mean little)"
         )
     wanted = resolve_weights(weights, kind.published, weights_dir=weights_dir, download=download)
+    if wanted.path is not None:
+        options = kind.checkpoint_options(wanted.path) | options
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(wanted.seed or 0)
         backbone = kind(tokens=layout, **options)
         if wanted.path is not None:
             backbone.load_checkpoint(wanted.path)
+            backbone.trained_on = read_provenance(wanted.path).get("trained_on")
     if kind.has_weights and wanted.path is None:
         # random, or filled by the class itself: torch may draw otherwise in another version
         name = "own" if wanted.seed is None else wanted.name

@@ -11,9 +11,9 @@ paper repeats or cuts it to 300.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,13 +24,15 @@ from mgcli.extract.backbone_agcn_network import AAGCN, AGCN, EMBED_DIM, IN_CHANN
 from mgcli.extract.skeleton_graph import adjacency, joints_to_bones
 from mgcli.extract.skeleton_layouts import JointLayout, joint_layout
 from mgcli.extract.skeleton_prepare import NORMALIZERS, seen_joints
-from mgcli.extract.weights import WeightsError, load_state, read_state_dict
+from mgcli.extract.weights import WeightsError, load_state, read_provenance, read_state_dict
 from mgcli.extract.weights_agcn import agcn_state
 from mgcli.extract.windows import uniform_times, window_starts
 
 NETWORKS: dict[str, type[AGCN]] = {"agcn": AGCN, "aagcn": AAGCN}
 SAMPLINGS = ("uniform", "windows")
 FRAMES_PER_S = 25.0  # of `windows`: the rate of iMiGUE
+TRAINED_STEM = "agcn_two_stream"  # of the files of `mgcli backbone-train`, which hold both streams
+TRAINED_HERE = ("joints", "network", "num_people", "normalize", "num_frames")  # options kept with such a checkpoint
 NUM_CLASSES = 32  # of a network that is not filled from a checkpoint: iMiGUE's
 
 
@@ -47,8 +49,11 @@ class JointStream(Backbone):
     name: ClassVar[str] = "agcn_joint"
     reads = "skeleton"
     layouts = ("time", "full", "joint", "pooled")
-    weights_hint = "one that you trained or, for joints=ntu25, a released one of 2s-AGCN or pyskl"
+    trained_stem = TRAINED_STEM
+    weights_hint = "one that `mgcli backbone-train` made or, for joints=ntu25, a released one of 2s-AGCN or pyskl"
+    stream_name: ClassVar[str] = "joint_stream"  # of its keys in a file that holds both streams
     joints: JointLayout
+    scores_classes: bool = False  # True once a checkpoint has brought a trained classifier
 
     def __init__(
         self,
@@ -109,13 +114,32 @@ class JointStream(Backbone):
         }
         self.network = NETWORKS[network](adjacency(self.joints), num_people=num_people, num_classes=NUM_CLASSES)
 
+    @classmethod
+    def checkpoint_options(cls, path: Path) -> dict[str, Any]:
+        """Options that a checkpoint of `mgcli backbone-train` was made for; none of any other.
+
+        Raises:
+            WeightsError: the file is damaged.
+        """
+        kept = read_provenance(path).get("options", {})
+        return {name: kept[name] for name in TRAINED_HERE if name in kept}
+
     def load_checkpoint(self, path: Path) -> None:
         """Take network, people and classes from a checkpoint, and fill every parameter from it.
+
+        Of a file with both streams this one's half is taken.
 
         Raises:
             WeightsError: it is damaged, of another network, or for other joints.
         """
-        state = agcn_state(read_state_dict(path))
+        state = read_state_dict(path)
+        prefix = f"{self.stream_name}."
+        own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        self.load_stream(own or state, path)
+
+    def load_stream(self, state: Mapping[str, Tensor], path: Path) -> None:
+        """The same from the tensors of one stream that were read from `path`."""
+        state = agcn_state(state)
         try:
             features, num_classes = len(state["data_bn.weight"]), len(state["fc.bias"])
             num_joints = state["l1.gcn1.PA"].shape[-1]
@@ -132,6 +156,7 @@ class JointStream(Backbone):
         self.num_people = num_people
         self.transform |= {"network": network, "num_people": num_people}
         load_state(self.network, state, path)
+        self.scores_classes = True
 
     def windows(self, start_s: float, end_s: float) -> list[np.ndarray]:
         """Times of T frames a window; never outside the clip."""
@@ -184,6 +209,16 @@ class JointStream(Backbone):
             return x.mean(dim=2).transpose(1, 2)  # (B, V, 256)
         return x.mean(dim=(2, 3))[:, None]  # (B, 1, 256)
 
+    def class_scores(self, tokens: Tensor) -> Tensor:
+        """(B, N, 256) -> (B, K), the logits: in every layout the tokens' mean is what the classifier reads."""
+        return self.network.fc(tokens.mean(dim=1))
+
+    def companions(self, tokens: Tensor) -> dict[str, Tensor]:
+        """Arrays to keep beside the tokens: `class_scores`, (B, N, K) logits of a trained network."""
+        if not self.scores_classes:
+            return {}
+        return {"class_scores": self.class_scores(tokens)[:, None].expand(-1, tokens.shape[1], -1)}
+
     def _token_times(self, times_s: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Centre time and validity of each token: step t of the map is centred at frame 4t.
 
@@ -207,6 +242,7 @@ class BoneStream(JointStream):
     """As `JointStream`, from bones: each joint minus the joint that it hangs on."""
 
     name: ClassVar[str] = "agcn_bone"
+    stream_name: ClassVar[str] = "bone_stream"
 
     def stream(self, joints: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What this stream reads, (T, M, V, 3), and where it is known, (T, M, V): where both ends are."""

@@ -11,8 +11,9 @@ Departures from the papers, all as in the released checkpoints:
 - absent people count in the mean over people;
 - block 1 always reads 3 channels.
 
-The forward pass is arranged for speed: the 1x1 convolutions of the three subsets run as one, and a frozen
-batch norm is folded into the convolution before it (float32 maps move by 2e-6 of their largest value).
+The forward pass is arranged for speed: the 1x1 convolutions of the three subsets run as one, a frozen
+batch norm is folded into the convolution before it (float32 maps move by 2e-6 of their largest value), and a CPU
+takes a few clips of a large batch at a time.
 """
 
 # Shapes: B clips x people, C channels, T frames, V joints, M people, K classes, S subsets (3),
@@ -20,6 +21,7 @@ batch norm is folded into the convolution before it (float32 maps move by 2e-6 o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -35,6 +37,7 @@ EMBED_DIM = BLOCKS[-1][0]
 TEMPORAL_STRIDE = 4  # input frames from one frame of the last map to the next
 TEMPORAL_KERNEL = 9  # Sec. 4.1
 EMBED_SHARE = 4  # attention embeds into a quarter of the block's channels
+PLACES_AT_ONCE = 12_000  # T x V x M of the clips that a CPU computes at once; larger maps leave its cache
 
 
 class AdaptiveGraphConv(nn.Module):
@@ -181,6 +184,12 @@ class AGCN(nn.Module):
 
     def feature_map(self, x: Tensor) -> Tensor:
         """(N, C, T, V, M) clips -> (N, M, 256, T / 4 rounded up, V), the last block's output."""
+        if self.training or x.device.type != "cpu":
+            return self._feature_map(x)
+        clips_at_once = max(1, PLACES_AT_ONCE // math.prod(x.shape[2:]))
+        return torch.cat([self._feature_map(clips) for clips in x.split(clips_at_once)])
+
+    def _feature_map(self, x: Tensor) -> Tensor:
         people = x.shape[-1]
         x = self.normalize(x)
         for number in range(1, len(BLOCKS) + 1):

@@ -17,6 +17,7 @@ from torch import Tensor
 from torchvision.models.video import MViT_V2_S_Weights, mvit_v2_s
 
 from mgcli.extract.backbone import Backbone, BackboneError, Prepared
+from mgcli.extract.backbone_mvit_forward import FusedForward
 from mgcli.extract.weights import PublishedWeights, load_weights
 from mgcli.extract.windows import uniform_times, window_starts
 
@@ -44,6 +45,7 @@ class MViTv2S(Backbone):
         sha256="ae3be167",
         url="https://download.pytorch.org/models/mvit_v2_s-ae3be167.pth",
         licence="BSD-3-Clause (torchvision); trained on Kinetics-400",
+        size_mb=138.3,
     )
 
     def __init__(
@@ -83,6 +85,7 @@ class MViTv2S(Backbone):
             "std": [0.225, 0.225, 0.225],
         }
         self.network = mvit_v2_s(weights=None)
+        self.fused_forward = FusedForward(self.network)
         self._official_transform = MViT_V2_S_Weights.KINETICS400_V1.transforms()
 
     def load_checkpoint(self, path: Path) -> None:
@@ -108,14 +111,8 @@ class MViTv2S(Backbone):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(B, 3, 16, 224, 224) -> (B, N, 768)."""
-        network = self.network
-        x = network.conv_proj(inputs)  # (B, 96, 8, 56, 56)
-        x = network.pos_encoding(x.flatten(2).transpose(1, 2))  # (B, 1 + 8*56*56, 96), class token first
-        grid = (network.pos_encoding.temporal_size, *network.pos_encoding.spatial_size)
-        for block in network.blocks:
-            x, grid = block(x, grid)
-        x = network.norm(x)  # (B, 1 + 8*7*7, 768)
-        return arrange_tokens(x, self.tokens)
+        full = self.fused_forward(self.network, inputs)  # (B, 1 + 8*7*7, 768), class token first
+        return arrange_tokens(full, self.tokens)
 
     def _token_times(self, times_s: np.ndarray) -> np.ndarray:
         """(N,) centre time of each token: token t of 8 is centred at frame 2t (stem of stride 2, padding 1)."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from mgcli.extract.backbone import Backbone, BackboneError, Prepared
 from mgcli.extract.backbone_swinface_network import GLOBAL_DIM, IDENTITY_DIM, IMAGE_PX
 from mgcli.extract.backbone_swinface_tasks import BRANCHES, DIM, EXPRESSION_BRANCH, SwinFaceNetwork
+from mgcli.extract.face import DEFAULT_DETECTOR, describe_detector
 from mgcli.extract.weights import PublishedWeights, load_state, read_checkpoint
 from mgcli.extract.weights_swinface import swinface_state
 from mgcli.extract.windows import uniform_times
@@ -48,15 +49,17 @@ class SwinFace(Backbone):
         page="the README of https://github.com/lxq1000/SwinFace links to it",
     )
 
-    def __init__(self, *, tokens: str = "tasks", frames_per_s: float = 2.0) -> None:
+    def __init__(self, *, tokens: str = "tasks", frames_per_s: float = 2.0, detector: str = DEFAULT_DETECTOR) -> None:
         """Build the network.
 
         Args:
             tokens: layout.
             frames_per_s: how often a face is looked at, evenly over the clip; at least once.
+            detector: of faces where the data set gives none: mtcnn, insightface or insightface:PACK.
 
         Raises:
             BackboneError: `frames_per_s` is not above 0.
+            FaceError: unknown detector, or one that is not installed.
         """
         super().__init__()
         if not frames_per_s > 0:
@@ -64,9 +67,10 @@ class SwinFace(Backbone):
         self.tokens = tokens
         self.embed_dim = DIMS[tokens]
         self.frames_per_s = float(frames_per_s)
+        self.detector = detector
         self.sampling = {"mode": "uniform", "frames_per_s": self.frames_per_s}
         self.transform = {
-            "faces": "given, else mtcnn 1.0.0",
+            "faces": f"given, else {describe_detector(detector)}",
             "aligned_px": IMAGE_PX,
             "mean": [MEAN] * 3,
             "std": [STD] * 3,

@@ -71,21 +71,32 @@ class TorchvisionVideo(Backbone):
         }
 
     @classmethod
+    def member_names(cls) -> list[str]:
+        """All NAMEs of `torchvision:NAME`."""
+        return [name for name in list_models(module=video) if name not in LEFT_OUT]
+
+    @classmethod
     def member(cls, model_name: str) -> type[TorchvisionVideo]:
         """The backbone class of one torchvision video model.
 
         Raises:
             BackboneError: there is no such model, or it is a backbone of its own.
         """
-        names = [name for name in list_models(module=video) if name not in LEFT_OUT]
+        names = cls.member_names()
         if model_name not in names:
             near = difflib.get_close_matches(model_name, names, n=1)
             hint = f"did you mean {near[0]}? " if near else ""
             raise BackboneError(f"torchvision has no video model {model_name!r} here; {hint}All: {', '.join(names)}")
-        url = get_model_weights(model_name).DEFAULT.url
+        default = get_model_weights(model_name).DEFAULT
+        url = default.url
+        mebibytes = default.meta.get("_file_size")
         digits = _FILE_HASH.search(url)
         published = PublishedWeights(
-            file=url.rpartition("/")[2], sha256=digits[1] if digits else "", url=url, licence=LICENCE
+            file=url.rpartition("/")[2],
+            sha256=digits[1] if digits else "",
+            url=url,
+            licence=LICENCE,
+            size_mb=round(mebibytes * 1.048576, 1) if mebibytes else None,
         )
         members = {"name": f"torchvision:{model_name}", "model_name": model_name, "published": published}
         return type("TorchvisionVideo", (cls,), {**members, "__doc__": cls.__doc__})

@@ -1,4 +1,4 @@
-"""What there is to choose from, for `mgcli backbones` and `mgcli datasets`."""
+"""What there is to choose from, for `mgcli backbones`, `mgcli weights` and `mgcli datasets`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 from mgcli.extract.backbone import BACKBONES, FAMILIES, MODALITIES, Backbone, backbone_class, family_class
 from mgcli.extract.dataset import DATASETS
-from mgcli.extract.weights import find_weights
+from mgcli.extract.weights import PublishedWeights, find_published
+from mgcli.extract.weights_agcn import RELEASED
 
 
 def describe_backbones(weights_dir: Path | None = None) -> list[dict[str, Any]]:
@@ -39,7 +40,25 @@ def weights_are_here(name: str, weights_dir: Path | None = None) -> bool:
     kind = backbone_class(name)
     if kind.published is None:
         return not kind.has_weights
-    return find_weights(kind.published.file, weights_dir) is not None
+    return find_published(kind.published, weights_dir) is not None
+
+
+def describe_weights(weights_dir: Path | None = None) -> list[dict[str, Any]]:
+    """One row a weights file: backbone, file, size, SHA-256, licence, whether it is here, and where it comes from.
+
+    The folders that all of them are looked for in are `weights_folders(weights_dir)`.
+    """
+    rows = []
+    of_torchvision = (f"torchvision:{each}" for each in family_class("torchvision").member_names())
+    for name in [*BACKBONES, *of_torchvision]:
+        kind = backbone_class(name)
+        published = (kind.published,) if kind.published else ()
+        if not published:
+            rows.append(_weights_row(name, _other_weights(kind), source=kind.weights_hint or "-"))
+        for weights in (*published, *RELEASED.get(name, ())):
+            rows.append(_published_row(name, weights, find_published(weights, weights_dir)))
+    rows.append(_weights_row("timm:NAME", "the model's own", source=family_class("timm").weights_hint))
+    return rows
 
 
 def describe_datasets() -> list[dict[str, Any]]:
@@ -60,3 +79,36 @@ def _other_weights(kind: type[Backbone]) -> str:
 
 def _yes_no(answer: bool) -> str:
     return "yes" if answer else "no"
+
+
+def _published_row(name: str, weights: PublishedWeights, path: Path | None) -> dict[str, Any]:
+    return _weights_row(
+        name,
+        weights.file,
+        size="unknown" if weights.size_mb is None else f"{weights.size_mb:.0f} MB",
+        sha256=weights.sha256 or "-",
+        licence=weights.licence,
+        here="no" if path is None else f"yes: {path}",
+        source=weights.url or weights.page,
+    )
+
+
+def _weights_row(
+    name: str,
+    file: str,
+    *,
+    size: str = "-",
+    sha256: str = "-",
+    licence: str = "-",
+    here: str = "-",
+    source: str,
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "file": file,
+        "size": size,
+        "sha256": sha256,
+        "licence": licence,
+        "here": here,
+        "source": source,
+    }

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from mgcli.cache import MgcliError
+from mgcli.cache import MgcliError, Project
 
 DATASETS: dict[str, str] = {  # name -> where it is; imported when asked for
     "table": "mgcli.extract.dataset_table:TableDataset",
@@ -75,3 +75,10 @@ def load_dataset(name: str, root: str | Path, **options: Any) -> pd.DataFrame:
                 f"data set {kind.name!r} has no option {option!r}; it takes: {', '.join(sorted(known)) or 'none'}"
             )
     return kind(Path(root), **options).clip_table()
+
+
+def load_project_clips(project: Project) -> pd.DataFrame:
+    """The clip table of a project's data set; the errors are those of `load_dataset`."""
+    if project.dataset == "table":
+        return load_dataset("table", project.clips or project.root)
+    return load_dataset(project.dataset, project.root)

@@ -8,10 +8,13 @@ with `detect`; the default, `face_mtcnn.Mtcnn`, works offline.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -27,6 +30,11 @@ REFERENCE_POINTS = np.array(
 MIN_FACE_PX = 20  # smaller faces tell nothing, and are not detected reliably
 MAX_GAP_S = 1.0  # after so long without the main person, the largest face becomes the main person
 MAX_MOVE = 1.0  # a followed face moves at most so many of its own sizes from one look to the next
+DEFAULT_DETECTOR = "mtcnn"
+DETECTORS: dict[str, str] = {  # name -> where it is; imported when asked for
+    "mtcnn": "mgcli.extract.face_mtcnn:Mtcnn",
+    "insightface": "mgcli.extract.face_insightface:InsightFace",  # or insightface:PACK
+}
 
 
 class FaceError(MgcliError):
@@ -57,6 +65,38 @@ class FaceDetector(Protocol):
     def detect(self, frames: Sequence[np.ndarray]) -> list[list[Face]]:
         """Faces of each (H, W, 3) uint8 RGB frame, surest first; they do not depend on the other frames."""
         ...
+
+
+@cache
+def load_detector(name: str, device: torch.device) -> FaceDetector:
+    """A face detector by its name, on a device; the same one each time.
+
+    Raises:
+        FaceError: unknown, or its package or its weights are not installed.
+    """
+    kind, pack = _detector_class(name)
+    return kind(pack, device=device) if pack else kind(device=device)
+
+
+def describe_detector(name: str) -> str:
+    """What decides the faces that a detector finds, in a few words for a spec.
+
+    Raises:
+        FaceError: unknown, or not installed where its version must be known.
+    """
+    kind, pack = _detector_class(name)
+    return kind.describe(pack) if pack else kind.describe()
+
+
+def _detector_class(name: str) -> tuple[Any, str]:
+    """The class behind a name, and what stands after its colon."""
+    family, _, pack = name.partition(":")
+    if family not in DETECTORS or (pack and family == DEFAULT_DETECTOR):
+        near = difflib.get_close_matches(family, DETECTORS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise FaceError(f"unknown face detector {name!r}; {hint}There are: {', '.join(DETECTORS)}, insightface:PACK")
+    module_name, _, class_name = DETECTORS[family].partition(":")
+    return getattr(import_module(module_name), class_name), pack
 
 
 class FaceFollower:

@@ -5,26 +5,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from mgcli.extract.face import ALIGNED_PX, Face, FaceDetector, FaceError, FaceFollower, align_face, read_faces
-from mgcli.extract.face_mtcnn import Mtcnn
+from mgcli.extract.face import (
+    ALIGNED_PX,
+    DEFAULT_DETECTOR,
+    Face,
+    FaceError,
+    FaceFollower,
+    align_face,
+    load_detector,
+    read_faces,
+)
 
 LENGTH_SLACK_FRAMES = 5  # rows of a face file and video frames may differ by this much, or by 2 %, at the end
-
-
-@cache
-def default_detector(device: torch.device) -> FaceDetector:
-    """MTCNN on a device.
-
-    Raises:
-        FaceError: its weights are not installed.
-    """
-    return Mtcnn(device=device)
 
 
 class FaceCrops:
@@ -35,12 +32,12 @@ class FaceCrops:
 
         Args:
             num_frames: of the video.
-            device: where the detector runs.
+            device: where detectors run.
         """
         self._num_frames = num_frames
         self._device = device
         self._given: dict[Path, list[Face | None]] = {}
-        self._found: dict[int, list[Face]] = {}  # frame -> all faces in it
+        self._found: dict[tuple[str, int], list[Face]] = {}  # detector and frame -> all faces in it
         self._followers: dict[int, FaceFollower] = {}
         self._picked: dict[tuple[int, int], Face | None] = {}
 
@@ -58,16 +55,23 @@ class FaceCrops:
         self._given[path] = faces
 
     def align(
-        self, clip: int, path: Path | None, frames: np.ndarray, times_s: np.ndarray, pictures: Sequence[np.ndarray]
+        self,
+        clip: int,
+        path: Path | None,
+        frames: np.ndarray,
+        times_s: np.ndarray,
+        pictures: Sequence[np.ndarray],
+        detector: str = DEFAULT_DETECTOR,
     ) -> np.ndarray:
         """Aligned faces of one clip.
 
         Args:
-            clip: number of the clip; its frames are asked for in ascending order.
+            clip: number of the clip; its frames are asked for in ascending order, all of one detector.
             path: face file that was opened; None detects.
             frames: (T,) int64, of the video.
             times_s: (T,) of the frames.
             pictures: T of (H, W, 3) uint8 RGB.
+            detector: that finds faces where no file gives them.
 
         Returns:
             (T, 112, 112, 3) uint8 RGB, black where there is no face.
@@ -80,14 +84,14 @@ class FaceCrops:
             if path is not None:
                 face = self._given[path][frame] if frame < len(self._given[path]) else None
             else:
-                face = self._follow(clip, frame, time_s, picture)
+                face = self._follow(clip, frame, time_s, picture, detector)
             crops[row] = align_face(picture, face)
         return crops
 
-    def _follow(self, clip: int, frame: int, time_s: float, picture: np.ndarray) -> Face | None:
+    def _follow(self, clip: int, frame: int, time_s: float, picture: np.ndarray, detector: str) -> Face | None:
         if (clip, frame) not in self._picked:
-            if frame not in self._found:
-                self._found[frame] = default_detector(self._device).detect([picture])[0]
+            if (detector, frame) not in self._found:
+                self._found[detector, frame] = load_detector(detector, self._device).detect([picture])[0]
             follower = self._followers.setdefault(clip, FaceFollower())
-            self._picked[clip, frame] = follower.pick(self._found[frame], time_s)
+            self._picked[clip, frame] = follower.pick(self._found[detector, frame], time_s)
         return self._picked[clip, frame]

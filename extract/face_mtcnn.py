@@ -89,6 +89,11 @@ class Mtcnn:
         self.device = torch.device(device)
         self._propose_net, self._refine_net, self._output_net = (net.to(device) for net in load_mtcnn())
 
+    @classmethod
+    def describe(cls) -> str:
+        """Its name and version, as they go into a spec."""
+        return "mtcnn 1.0.0"
+
     @torch.inference_mode()
     def detect(self, frames: Sequence[np.ndarray]) -> list[list[Face]]:
         """Faces of each (H, W, 3) uint8 RGB frame, surest first; all frames of one size."""

@@ -155,7 +155,9 @@ def _read_video(
         request = window.request
         if request.backbone.reads == "video":
             return np.stack(pictures)  # (T, H, W, 3)
-        return face_crops.align(request.number, request.face, window.frames, index.time_s[window.frames], pictures)
+        times_s = index.time_s[window.frames]
+        detector = request.backbone.detector
+        return face_crops.align(request.number, request.face, window.frames, times_s, pictures, detector)
 
     def complete(window: _Window) -> ClipEvent:
         frames = window.frames.tolist()

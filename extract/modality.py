@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -25,6 +26,7 @@ from mgcli.extract.device import choose_precision
 from mgcli.extract.inputs import ClipRequest
 from mgcli.extract.skeleton import read_skeleton
 from mgcli.extract.skeleton_layouts import SkeletonError
+from mgcli.extract.weights import find_weights, trained_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,7 @@ class ModalityConfig:
     precision: str = "auto"
     store_dtype: str | None = None
     task: str | None = None
+    protocol: str = "table"
     weights_dir: Path | None = None
     download: bool = False
 
@@ -96,7 +99,7 @@ def make_backbone(config: ModalityConfig, clips: pd.DataFrame, device: torch.dev
     usual_tokens = config.usual.tokens if config.usual.tokens in kind.layouts else None
     return create_backbone(
         config.backbone_name,
-        weights=config.weights,
+        weights=config.weights or _trained_weights(kind, config),
         tokens=config.tokens or usual_tokens,
         precision=choose_precision(config.precision, kind, device),
         device=device,
@@ -126,18 +129,27 @@ def make_spec(config: ModalityConfig, backbone: Backbone) -> FeatureSpec:
 
 def missing_clips(
     feature_set: FeatureSet, backbone: Backbone, clips: pd.DataFrame, first_number: int
-) -> Iterator[ClipRequest]:
+) -> list[ClipRequest]:
     """Requests for the clips whose tokens are not committed, numbered from `first_number` on."""
-    number = first_number
-    for row in clips.to_dict("records"):
-        source = row[f"{backbone.reads}_source"]
-        if source and feature_set.has(row["clip_id"], source):
-            continue
-        yield ClipRequest(
+    sources = clips[f"{backbone.reads}_source"]
+    has = [
+        bool(source) and feature_set.has(clip_id, source)
+        for clip_id, source in zip(clips["clip_id"], sources, strict=True)
+    ]
+    missing = clips[~np.array(has, dtype=bool)]
+    return clip_requests(missing, backbone, feature_set.spec.modality, first_number=first_number)
+
+
+def clip_requests(
+    clips: pd.DataFrame, backbone: Backbone, modality: str, *, first_number: int = 0
+) -> list[ClipRequest]:
+    """A request for every clip of a table with sources, numbered in its order."""
+    return [
+        ClipRequest(
             number=number,
             clip_id=row["clip_id"],
-            source=source,
-            modality=feature_set.spec.modality,
+            source=row[f"{backbone.reads}_source"],
+            modality=modality,
             backbone=backbone,
             video=Path(row["video"]) if row["video"] else None,
             skeleton=Path(row["skeleton"]) if row["skeleton"] else None,
@@ -146,7 +158,16 @@ def missing_clips(
             seconds=None if pd.isna(row["start_s"]) else (float(row["start_s"]), float(row["end_s"])),
             frames=None if pd.isna(row["start_frame"]) else (int(row["start_frame"]), int(row["end_frame"])),
         )
-        number += 1
+        for number, row in enumerate(clips.to_dict("records"), start=first_number)
+    ]
+
+
+def _trained_weights(kind: type[Backbone], config: ModalityConfig) -> str | None:
+    """The checkpoint that `mgcli backbone-train` made for this protocol, for a backbone that is trained so."""
+    if not kind.trained_stem:
+        return None
+    path = find_weights(trained_file(kind.trained_stem, config.protocol), config.weights_dir)
+    return None if path is None else str(path)
 
 
 def _num_joints(clips: pd.DataFrame) -> dict[str, int]:

@@ -16,14 +16,13 @@ from typing import Any
 import pandas as pd
 import torch
 
-from mgcli.cache import FeatureCache, FeatureSet, check_clip_table
+from mgcli.cache import FeatureCache, FeatureSet, Progress, check_clip_table, warn
 from mgcli.extract.backbone import Backbone, BackboneError, backbone_class
 from mgcli.extract.device import choose_batch_size, choose_decoder_threads, choose_device, choose_workers
 from mgcli.extract.embed import ModalityEmbedder
-from mgcli.extract.face_crops import default_detector
+from mgcli.extract.face import load_detector
 from mgcli.extract.inputs import ClipFailed, ClipRequest, InputReady, read_file
 from mgcli.extract.modality import ModalityConfig, clips_of, make_backbone, make_spec, missing_clips
-from mgcli.extract.progress import Progress
 from mgcli.extract.read_ahead import read_ahead
 from mgcli.extract.report import ExtractReport, ModalityReport
 from mgcli.extract.source import add_sources
@@ -91,6 +90,7 @@ def extract_modalities(
             precision=precision,
             store_dtype=store_dtype,
             task=task,
+            protocol=protocol,
             weights_dir=weights_dir,
             download=download,
         )
@@ -140,10 +140,10 @@ def _plan(
     stages = []
     num_requests = 0
     for spec, backbone, of_it in zip(specs, backbones, clips, strict=True):
-        feature_set = cache.create_feature_set(spec, _provenance(device))
-        requests = list(missing_clips(feature_set, backbone, of_it, first_number=num_requests))
+        feature_set = cache.create_feature_set(spec, _provenance(device, backbone))
+        requests = missing_clips(feature_set, backbone, of_it, first_number=num_requests)
         if backbone.reads == "face" and any(request.face is None for request in requests):
-            default_detector(device)  # its weights are missing for all clips or for none
+            load_detector(backbone.detector, device)  # its weights are missing for all clips or for none
         num_requests += len(requests)
         stages.append(_Stage(spec.modality, backbone, feature_set, requests, len(of_it) - len(requests)))
     return stages
@@ -156,28 +156,28 @@ def _run(
     requests = [request for stage in stages for request in stage.requests]
     embedders: dict[str, ModalityEmbedder] = {}
     warnings: list[str] = []
+    num_inputs = 0
     with ExitStack() as stack:
-        bar = stack.enter_context(Progress(len(requests), shown=show_progress))
+        bar = stack.enter_context(Progress("extract", len(requests), unit="clip", shown=show_progress))
         for stage in stages:
             writer = stack.enter_context(stage.feature_set.writer())
-            embedder = ModalityEmbedder(stage.backbone, writer, batch_size=batch_size, on_clip=bar.clip)
+            embedder = ModalityEmbedder(stage.backbone, writer, batch_size=batch_size, on_clip=bar.step)
             embedders[stage.modality] = embedder
             stack.callback(_write_failures, stage.feature_set, embedder)
         read = partial(read_file, decoder_threads=choose_decoder_threads(workers))
         lookahead = max(2, 2 * batch_size // max(1, workers))  # two batches ready, among all workers
-        events = stack.enter_context(
-            closing(read_ahead(_by_file(requests), read, workers=workers, lookahead=lookahead))
-        )
+        events = stack.enter_context(closing(read_ahead(by_file(requests), read, workers=workers, lookahead=lookahead)))
         for event in events:
             embedder = embedders[event.request.modality]
             if isinstance(event, InputReady):
                 embedder.add(event)
-                bar.input()
+                num_inputs += 1
+                bar.step(f"{num_inputs} inputs", 0)
             elif isinstance(event, ClipFailed):
                 embedder.fail(event.request, event.stage, event.reason)
             else:
                 warnings.append(f"clip {event.request.clip_id!r}: {event.message}")
-                bar.warn(warnings[-1])
+                warn(warnings[-1])
         for embedder in embedders.values():
             embedder.flush()
     return embedders, warnings
@@ -217,7 +217,7 @@ def _layouts(configs: Sequence[ModalityConfig]) -> str:
     return "; ".join(f"{name} offers: {', '.join(kind.layouts)}" for name, kind in kinds.items())
 
 
-def _by_file(requests: Sequence[ClipRequest]) -> list[list[ClipRequest]]:
+def by_file(requests: Sequence[ClipRequest]) -> list[list[ClipRequest]]:
     """The requests of all modalities, one list a video (or skeleton file without one), in table order."""
     by_file: dict[Path | None, list[ClipRequest]] = {}
     for request in requests:
@@ -229,9 +229,11 @@ def _write_failures(feature_set: FeatureSet, embedder: ModalityEmbedder) -> None
     feature_set.write_failures(embedder.failures)
 
 
-def _provenance(device: torch.device) -> dict[str, Any]:
+def _provenance(device: torch.device, backbone: Backbone) -> dict[str, Any]:
     """What made the tokens and does not change them."""
+    trained_on = {} if backbone.trained_on is None else {"trained_on": backbone.trained_on}
     return {
+        **trained_on,
         **{name: version(name) for name in _PROVENANCE_PACKAGES},
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} {platform.machine()}",

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 import re
 import secrets
 import urllib.error
 import urllib.request
-import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mgcli.cache import MgcliError
+from mgcli.extract.weights_inert import READ_ERRORS, read_inert
 
 WEIGHTS_DIR_VARIABLE = "MGCLI_WEIGHTS_DIR"
+PROVENANCE_KEY = "mgcli"  # of a .safetensors file's metadata; its value is JSON
 _RANDOM = re.compile(r"random:(\d{1,9})")
 _DOWNLOAD_TIMEOUT_S = 30
 
@@ -39,11 +42,16 @@ class PublishedWeights:
     url: str  # of the file; empty where there is no direct link
     licence: str
     page: str = ""  # where to find it, if there is no direct link
+    size_mb: float | None = None  # 10^6 bytes; None where it is not known
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """What a backbone is filled with. `name` and `sha256` go into the spec of its tokens."""
+    """What a backbone is filled with. `name` and `sha256` go into the spec of its tokens.
+
+    Those of an imported file are those of the checkpoint it was made from: its tensors are the same, so its tokens
+    are, whoever imported it and when.
+    """
 
     name: str  # file name, "random:SEED" or "none"
     sha256: str = ""
@@ -62,7 +70,8 @@ def resolve_weights(
 
     Args:
         weights: path of a file, its name in a weights folder, "random:SEED", or None for the published ones.
-        published: the backbone's own checkpoint; None where it has none.
+        published: the backbone's own checkpoint; None where it has none. What `mgcli weights import` made of it
+            stands for it.
         weights_dir: folder looked in first; then MGCLI_WEIGHTS_DIR and torch's hub cache.
         download: fetch the published file when it is nowhere.
 
@@ -77,19 +86,23 @@ def resolve_weights(
             raise WeightsError(f"weights {weights!r} are not random:SEED with a whole SEED; write for example random:0")
         return Weights(name=weights, seed=int(match[1]))
     name = weights or (published.file if published else "")
-    path = find_weights(name, weights_dir)
-    own = published if published is not None and Path(name).name == published.file else None
+    own = published if published is not None and Path(name).stem == Path(published.file).stem else None
+    path = find_weights(name, weights_dir) if weights is not None else None
+    if path is None and own is not None:
+        path = find_published(own, weights_dir)
     if path is None:
         if own is None or not download or not own.url:
             raise WeightsError(_missing_message(name, own, weights_dir))
         path = download_weights(own, weights_dir)
-    sha256 = _sha256(path)
-    if own is not None and not sha256.startswith(own.sha256):
+    imported = _imported(path)
+    found = imported or Weights(name=path.name, sha256=file_sha256(path), path=path)
+    must_be_own = own is not None and (weights is None or path.name == own.file or imported is not None)
+    if own is not None and must_be_own and not found.sha256.startswith(own.sha256):
         raise WeightsError(
-            f"{path} has SHA-256 {sha256[:12]}..., but {own.file} has {own.sha256}...: it is damaged or cut short. "
-            f"Delete it and fetch it again from {own.url}"
+            f"{path} {'was imported from a file with' if imported else 'has'} SHA-256 {found.sha256[:12]}..., but "
+            f"{own.file} has {own.sha256}...: it is damaged or cut short. Delete it and fetch it again from {own.url}"
         )
-    return Weights(name=path.name, sha256=sha256, path=path)
+    return found
 
 
 def weights_folders(weights_dir: Path | None = None) -> list[Path]:
@@ -197,21 +210,73 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        read_released(path)  # says what is wrong, unless the other objects can be left out
         raise WeightsError(
-            f"{path} is damaged, or holds code that would run when loaded; it was not loaded. "
+            f"{path} holds other objects beside its tensors, such as an optimiser. Take the tensors out once with: "
+            f"mgcli weights import {path} --backbone NAME"
+        ) from error
+    except READ_ERRORS as error:
+        raise WeightsError(f"{path} is not a checkpoint, or is cut short: {_first_line(error)}") from error
+    return _checked_dict(content, path)
+
+
+def read_released(path: Path) -> dict[str, Any]:
+    """The same of a checkpoint that holds other objects as well; empty ones stand in for these.
+
+    Raises:
+        WeightsError: the file cannot be read, names code of the standard library, or is no dict.
+    """
+    if path.suffix == ".safetensors":
+        return read_checkpoint(path)
+    try:
+        content = read_inert(path)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} is damaged, or holds code that would run when loaded; it was not loaded{_reason(error)}. "
             "A checkpoint should hold only a state_dict(), saved with torch.save or as .safetensors"
         ) from error
-    except (SafetensorError, EOFError, RuntimeError, zipfile.BadZipFile, OSError, ValueError, KeyError) as error:
+    except READ_ERRORS as error:
         raise WeightsError(f"{path} is not a checkpoint, or is cut short: {_first_line(error)}") from error
+    return _checked_dict(content, path)
+
+
+def _checked_dict(content: Any, path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise WeightsError(f"{path} holds no state dict (names and tensors)")
     return content
 
 
+def read_provenance(path: Path) -> dict[str, Any]:
+    """What a .safetensors file written by mgcli says of its making; empty for any other file.
+
+    Raises:
+        WeightsError: the file cannot be read.
+    """
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            content = json.loads((file.metadata() or {}).get(PROVENANCE_KEY, "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path} is not a checkpoint, or is cut short: {_first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path}: what it says of its making is no JSON object")
+    return content
+
+
 def state_sha256(module: nn.Module) -> str:
     """SHA-256 over a module's parameters and buffers, for weights that come with no file."""
+    return _digest(module.state_dict())
+
+
+def tensors_sha256(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over named tensors, whatever their order and whatever else is in their file."""
+    return _digest({key: state[key] for key in sorted(state)})
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for key, value in module.state_dict().items():
+    for key, value in state.items():
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
@@ -221,6 +286,33 @@ def find_weights(name: str, weights_dir: Path | None) -> Path | None:
     """A file of this name: as a path, or in one of the weights folders; None where there is none."""
     candidates = [Path(name), *(folder / name for folder in weights_folders(weights_dir))]
     return next((path for path in candidates if path.is_file()), None)
+
+
+def find_published(published: PublishedWeights, weights_dir: Path | None) -> Path | None:
+    """A published file, or what was imported from it: the same name as .safetensors. That is taken where both are."""
+    imported = find_weights(f"{Path(published.file).stem}.safetensors", weights_dir)
+    return imported or find_weights(published.file, weights_dir)
+
+
+def _imported(path: Path) -> Weights | None:
+    """What `mgcli weights import` made, under the name and hash of the checkpoint it came from; None for other files.
+
+    Raises:
+        WeightsError: its tensors are no longer those that were imported.
+    """
+    provenance = read_provenance(path)
+    source = provenance.get("source")
+    if not isinstance(source, dict):
+        return None
+    name, sha256 = str(source.get("file")), str(source.get("sha256"))
+    if tensors_sha256(read_checkpoint(path)) != provenance.get("tensors_sha256"):
+        raise WeightsError(f"{path} was changed or damaged since it was imported from {name}; import that file again")
+    return Weights(name=name, sha256=sha256, path=path)
+
+
+def trained_file(stem: str, protocol: str) -> str:
+    """Name of the checkpoint that `mgcli backbone-train` makes of a protocol's training split."""
+    return f"{stem}-{re.sub(r'[^A-Za-z0-9._-]+', '_', protocol)}.safetensors"
 
 
 def _missing_message(name: str, published: PublishedWeights | None, weights_dir: Path | None) -> str:
@@ -236,7 +328,12 @@ def _missing_message(name: str, published: PublishedWeights | None, weights_dir:
     )
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes.
+
+    Raises:
+        WeightsError: it cannot be read.
+    """
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -247,6 +344,12 @@ def _sha256(path: Path) -> str:
 def _some(names: list[str], most: int = 3) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return (", ".join(names[:most]) or "nothing") + more
+
+
+def _reason(error: pickle.UnpicklingError) -> str:
+    """What torch's reader stopped at, out of its long message; empty where it does not say."""
+    found = re.search(r"npickler error:\s*(?:Unsupported global: GLOBAL (\S+)|([^\n]+))", str(error))
+    return f" ({found[1] or found[2]})" if found else ""
 
 
 def _first_line(error: Exception) -> str:

@@ -12,7 +12,15 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from mgcli.extract.weights import WeightsError
+from mgcli.extract.weights import PublishedWeights, WeightsError
+
+_2S_AGCN_PAGE = "release v0.0 of https://github.com/lshiwjx/2s-AGCN"
+RELEASED: dict[str, tuple[PublishedWeights, ...]] = {  # backbone -> files for joints=ntu25; no hash is published
+    "agcn_bone": tuple(
+        PublishedWeights(file=file, sha256="", url="", licence="CC BY-NC 4.0", page=_2S_AGCN_PAGE)
+        for file in ("ntu_cv_agcn_bone-49-29400.pt", "ntu_cs_agcn_bone-49-31300.pt")
+    ),
+}
 
 _FLAT = (
     (re.compile(r"^.*\bmodule\."), ""),

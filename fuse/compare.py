@@ -17,9 +17,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from mgcli.cache import FeatureCache, open_cache
+from mgcli.cache import FeatureCache, open_cache, warn
 from mgcli.fuse.head import HEADS
-from mgcli.fuse.progress import warn
 from mgcli.fuse.run import Run
 from mgcli.fuse.task import SINGLE, choose, get_task
 from mgcli.fuse.train import train_head

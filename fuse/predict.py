@@ -11,11 +11,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mgcli.cache import CacheError, FeatureCache, FeatureSet, open_cache
+from mgcli.cache import CacheError, FeatureCache, FeatureSet, open_cache, warn
 from mgcli.fuse.head import HeadConfig, create_head
 from mgcli.fuse.loop import predict_probabilities
 from mgcli.fuse.metrics import over_seeds, scores, subject_intervals
-from mgcli.fuse.progress import warn as print_warning
 from mgcli.fuse.run import Run, RunError, scores_table
 from mgcli.fuse.selection import Selection, read_table, select_for_prediction
 
@@ -71,7 +70,7 @@ def evaluate_run(
 
     def note(message: str) -> None:
         warnings.append(message)
-        print_warning(message)
+        warn(message)
 
     selection, probabilities = _predict(run, cache, clips, split, note)
     labels = selection.tensors.labels.numpy()
@@ -110,7 +109,7 @@ def predict_run(
         MgcliError: the run, the cache and the clip table do not go together.
     """
     run = run if isinstance(run, Run) else Run.load(run)
-    selection, probabilities = _predict(run, cache, clips, split, print_warning)
+    selection, probabilities = _predict(run, cache, clips, split, warn)
     mean = np.mean(probabilities, axis=0)
     return prediction_table(selection.table, run.config["task"], selection.classes, mean, "mean")
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import pandas as pd
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mgcli.cache import MgcliError
@@ -193,7 +193,8 @@ def write_run(
     predictions.to_csv(folder / _PREDICTIONS, index=False, float_format="%.6g")
     history.to_csv(folder / _HISTORY, index=False, float_format="%.6g")
     for seed, state in states.items():
-        save_file({name: value.contiguous().cpu() for name, value in state.items()}, folder / _checkpoint(seed))
+        tensors = {name: value.contiguous().cpu() for name, value in state.items()}
+        (folder / _checkpoint(seed)).write_bytes(save(tensors))  # save_file would make it readable to its owner only
 
 
 def read_predictions(path: Path) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mgcli.cache import CacheError, FeatureCache, FeatureSet, MgcliError
 
@@ -23,6 +23,7 @@ class Task:
     modalities: tuple[str, ...]
     head: str
     shown: tuple[str, ...]  # scores in a table for people, the main one first
+    stand_ins: dict[str, str] = field(default_factory=dict)  # modality -> what is read where the cache lacks it
 
 
 TASKS: dict[str, Task] = {
@@ -34,9 +35,10 @@ TASKS: dict[str, Task] = {
     ),
     "emotion": Task(
         name="emotion",
-        modalities=("context", "pose"),
+        modalities=("face", "context"),
         head="inter_fusion",
         shown=("top1", "auc", "mean_class_accuracy", "macro_f1"),
+        stand_ins={"face": "pose"},  # both show how the person behaves
     ),
 }
 
@@ -120,7 +122,8 @@ def _default_modalities(cache: FeatureCache, task: Task, head: str | None, warn:
     there = list(dict.fromkeys(each.spec.modality for each in cache.feature_sets()))
     if not there:
         raise CacheError(f"no tokens in {cache.path}. Run: mgcli extract --modality {task.modalities[0]}")
-    chosen = [name for name in task.modalities if name in there]
+    wanted = [name if name in there else task.stand_ins.get(name, name) for name in task.modalities]
+    chosen = [name for name in wanted if name in there]
     others = [name for name in there if name not in chosen]
     if not chosen or (len(chosen) == 1 and others and head not in (None, SINGLE)):
         chosen = [*chosen, *others]  # a head that joins modalities was asked for by name

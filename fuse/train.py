@@ -17,13 +17,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mgcli.cache import FeatureCache, open_cache
+from mgcli.cache import FeatureCache, Progress, open_cache, warn
 from mgcli.fuse.data import token_statistics
 from mgcli.fuse.head import FittedHead, create_head
 from mgcli.fuse.loop import TrainConfig, TrainError, fit_head, predict_probabilities
 from mgcli.fuse.metrics import confusion_matrix, over_seeds, scores, subject_intervals
 from mgcli.fuse.predict import prediction_table
-from mgcli.fuse.progress import Progress, warn
 from mgcli.fuse.run import RUN_VERSION, Run, check_writable, run_folder, write_run
 from mgcli.fuse.selection import Selection, clip_list_hash, read_table, select_for_training
 from mgcli.fuse.task import Choice, choose, get_task
@@ -142,7 +141,7 @@ def _train_seeds(
     trained: list[_Trained] = []
     with (
         _threads_for(device, batch_size * tensors.tokens_a_clip),
-        Progress(f"train {chosen.label}", epochs * len(seeds), shown=progress) as bar,
+        Progress(f"train {chosen.label}", epochs * len(seeds), unit="epoch", shown=progress) as bar,
     ):
         for seed in seeds:
             done = 0
@@ -150,7 +149,7 @@ def _train_seeds(
             def on_epoch(row: dict[str, float], seed: int = seed) -> None:
                 nonlocal done
                 done += 1
-                bar.epoch(f"seed {seed}, train {row['train_top1']:.3f}, val {row['val_top1']:.3f}")
+                bar.step(f"seed {seed}, train {row['train_top1']:.3f}, val {row['val_top1']:.3f}")
 
             with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else ()):
                 torch.manual_seed(seed)
@@ -158,7 +157,7 @@ def _train_seeds(
                 head.set_statistics(statistics)
                 head.to(device)
                 history = fit_head(head, tensors, rows["train"], rows["val"], config, on_epoch)
-            bar.epoch(f"seed {seed} done", epochs - done)
+            bar.step(f"seed {seed} done", epochs - done)
             probabilities = {split: predict_probabilities(head, tensors, rows[split]) for split in SCORED_SPLITS}
             trained.append(_Trained(seed, head.state_dict(), history, probabilities))
             if isinstance(head, FittedHead):  # no chance in it: one fit serves every seed

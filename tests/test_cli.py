@@ -25,6 +25,8 @@ README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8"
 
 def all_commands(group: Any, path: str = "mgcli") -> Iterator[tuple[str, Any]]:
     """Every command with the words that call it."""
+    if getattr(group, "invoke_without_command", False) and path != "mgcli":
+        yield path, group
     if hasattr(group, "commands"):
         for name, command in group.commands.items():
             yield from all_commands(command, f"{path} {name}")
@@ -121,7 +123,7 @@ def test_stage_two_works_without_stage_one(imported: Path) -> None:
     )
     result = json.loads(done.stdout)
     assert (result["task"], result["head"], result["seeds"]) == ("emotion", "inter_fusion", [0, 1])
-    assert result["modalities"] == ["context", "pose"]
+    assert result["modalities"] == ["pose", "context"]  # pose stands in for face
     for split in ("val", "test"):
         for score in ("top1", "macro_f1", "mean_class_accuracy"):
             assert set(result["metrics"][split][score]) == {"mean", "std", "values"}
@@ -138,8 +140,8 @@ def test_a_cache_of_one_modality_trains_that_one_and_says_so(imported: Path) -> 
     mgcli("cache", "rm", name, "--yes", cwd=imported)
     done = mgcli(*("fuse-train", "--task", "emotion", "--seeds", 1, "--json", "--option", "epochs=1"), cwd=imported)
     assert json.loads(done.stdout)["head"] == "single_context"
-    assert "the cache has no pose" in done.stderr
-    assert "mgcli extract --modality pose" in done.stderr
+    assert "the cache has no face" in done.stderr
+    assert "mgcli extract --modality face" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -169,7 +171,10 @@ def test_a_mistake_gets_one_line_and_exit_code_1(tmp_path: Path, words: list[str
 
 def test_lists_print_tables_and_json(tmp_path: Path) -> None:
     for command, names in (
-        ("backbones", {"mvit_v2_s", "agcn_joint", "agcn_bone", "swinface", "joints", "timm:NAME", "torchvision:NAME"}),
+        (
+            "backbones",
+            {"mvit_v2_s", "agcn_two_stream", "agcn_bone", "swinface", "joints", "timm:NAME", "torchvision:NAME"},
+        ),
         ("heads", {"cross_modal_token_fusion", "inter_fusion", "single", "concat", "score_average", "constant"}),
         ("datasets", {"table", "folder", "demo"}),
     ):
@@ -177,3 +182,16 @@ def test_lists_print_tables_and_json(tmp_path: Path) -> None:
         rows = json.loads(mgcli(command, "--json", cwd=tmp_path).stdout)
         assert names <= {row["name"] for row in rows}
         assert all(row["name"] in text for row in rows)
+
+
+def test_the_backbone_of_the_readme_works(tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(import numpy.*?)```", README, flags=re.DOTALL)
+    (tmp_path / "my_backbone.py").write_text(code)
+    make_video(tmp_path / "v.mp4", num_frames=30)
+    (tmp_path / "clips.csv").write_text("clip_id,video\na,v.mp4\n")
+    words = ("--backbone", "my_backbone:GreyMotion", "--weights", "random:0")
+    mgcli("extract", "--modality", "video", "--clips", "clips.csv", *words, cwd=tmp_path)
+    (features,) = json.loads(mgcli("cache", "info", "--json", cwd=tmp_path).stdout)["feature_sets"]
+    assert (features["backbone"], features["tokens"], features["dim"]) == ("grey_motion", 7, 32)
+    report = json.loads(mgcli("bench", "extract", *words, "--seconds", "0.1", "--json", cwd=tmp_path).stdout)
+    assert report["weights"] == "random:0"

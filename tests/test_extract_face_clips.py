@@ -15,8 +15,8 @@ from tiny_media import make_video
 
 from mgcli.cache import FeatureSet, describe_clips, open_cache, read_clip_table
 from mgcli.extract import ExtractReport, create_backbone, extract_modalities, face_mtcnn_network
-from mgcli.extract.face import REFERENCE_POINTS, Face, FaceError, align_face
-from mgcli.extract.face_crops import FaceCrops, default_detector
+from mgcli.extract.face import REFERENCE_POINTS, Face, FaceError, align_face, load_detector
+from mgcli.extract.face_crops import FaceCrops
 
 NUM_FRAMES = 20
 POINTS = REFERENCE_POINTS / 4 + (20, 8)
@@ -112,7 +112,7 @@ def test_faces_are_detected_where_none_are_given(tmp_path: Path) -> None:
 
 def test_a_detector_that_is_missing_is_said_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(face_mtcnn_network, "DISTRIBUTION", "no-such-distribution")
-    default_detector.cache_clear()
+    load_detector.cache_clear()
     make_video(tmp_path / "v.mp4", NUM_FRAMES)
     with pytest.raises(FaceError, match="pip install"):
         extract_faces(tmp_path, clip_table(tmp_path, clip_id=["a"], video=["v.mp4"]))

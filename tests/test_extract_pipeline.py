@@ -14,7 +14,7 @@ from tiny_media import make_audio, make_skeleton, make_video
 from mgcli.cache import CacheError, ClipTableError, FeatureCache, check_clip_table, open_cache, verify_cache
 from mgcli.extract import BackboneError, ExtractReport, extract_modalities
 
-TINY = {"video": "tiny_backbones:TinyVideo", "context": "tiny_backbones:TinyWindows"}
+TINY = {"video": "tiny_backbones:TinyVideo", "context": "tiny_backbones:TinyWindows", "pose": "joints"}
 BUFFER = {"workers": 0, "progress": False, "precision": "float32"}
 
 
@@ -342,7 +342,7 @@ def test_a_wrong_option_is_said_before_any_work(
 def test_progress_goes_to_stderr_only(
     tmp_path: Path, media: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mgcli.extract.progress.LINE_EVERY_S", 0.0)
+    monkeypatch.setattr("mgcli.cache.progress.LINE_EVERY_S", 0.0)
     cache = open_cache(tmp_path / "cache", create=True)
     extract(cache, clip_table(media), "video", progress=True)
     said = capsys.readouterr()

@@ -279,8 +279,8 @@ def test_what_the_cache_lacks_is_done_without_and_said(tmp_path: Path, capsys: p
     run = train_head(cache, "emotion", seeds=1, config=QUICK, runs=tmp_path / "runs")
     assert run.label == "single_pose"
     said = capsys.readouterr().err
-    assert "the cache has no context, so this run reads pose" in said
-    assert "mgcli extract --modality context" in said
+    assert "the cache has no face, context, so this run reads pose" in said
+    assert "mgcli extract --modality face --modality context" in said
     assert run.config["warnings"][0] in said
 
 

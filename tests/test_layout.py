@@ -43,9 +43,11 @@ def test_cache_never_imports_torch() -> None:
 
 
 def test_other_folders_import_only_the_public_names_of_cache() -> None:
+    open_to_commands = {"mgcli.cache.console"}
     for folder in ("extract", "fuse"):
         for file in (ROOT / folder).glob("*.py"):
             inner = {name for name in imported_modules(file) if name.startswith("mgcli.cache.")}
+            inner -= open_to_commands if file.name == "commands.py" else set()
             assert not inner, f"{folder}/{file.name} reaches into {inner}"
 
 

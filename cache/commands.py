@@ -1,0 +1,63 @@
+"""`mgcli cache ...`: look after the feature cache. (`cache import` reads a data set, so it stands in cli.py.)"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from mgcli.cache.console import EXIT_FAULT, CacheOption, JsonOption, open_project_cache, print_result
+
+app = typer.Typer(help="Look after the feature cache.", no_args_is_help=True)
+
+
+@app.command("ls")
+def list_sets(cache: CacheOption = None) -> None:
+    """List the feature sets, one line each."""
+    for features in open_project_cache(cache).feature_sets():
+        typer.echo(f"{features.name}  {features.describe()}")
+
+
+@app.command()
+def info(cache: CacheOption = None, as_json: JsonOption = False) -> None:
+    """Show what the cache holds: clips, tokens, types, sizes."""
+    content = open_project_cache(cache).info()
+    print_result(content, _info_text(content), as_json)
+
+
+@app.command()
+def verify(cache: CacheOption = None, as_json: JsonOption = False) -> None:
+    """Check every part: readable, shapes, offsets, ids and all checksums."""
+    from mgcli.cache.maintain import verify_cache
+
+    report = verify_cache(open_project_cache(cache))
+    print_result(report.to_json(), report.summary(), as_json)
+    if not report.ok:
+        raise typer.Exit(EXIT_FAULT)
+
+
+@app.command("rm")
+def remove(
+    name: Annotated[str, typer.Argument(help="Folder name or start of the fingerprint of a feature set.")],
+    cache: CacheOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete one feature set."""
+    from mgcli.cache.maintain import remove_feature_set
+
+    opened = open_project_cache(cache)
+    if not yes:
+        typer.confirm(f"delete feature set {name} of {opened.path}?", abort=True, err=True)
+    typer.echo(f"deleted {remove_feature_set(opened, name)}")
+
+
+def _info_text(content: dict[str, Any]) -> str:
+    """`cache info` for people."""
+    lines = [f"{content['path']} (format version {content['format_version']})"]
+    for each in content["feature_sets"]:
+        lines.append(
+            f"  {each['modality']:<8} {each['backbone']} {each['fingerprint']}: {each['clips']} clips, "
+            f"{each['tokens']} tokens of {each['dim']} {each['dtype']} ({each['layout']}), "
+            f"{each['bytes'] / 1e6:.1f} MB in {each['parts']} {each['format']} part(s), weights {each['weights']}"
+        )
+    return "\n".join(lines if content["feature_sets"] else [*lines, "  empty"])

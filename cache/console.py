@@ -1,0 +1,81 @@
+"""What the commands of all rooms share: options, the project's settings, printing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from mgcli.cache.project import Project
+    from mgcli.cache.store import FeatureCache
+
+EXIT_FAULT = 1  # a user's mistake or a data fault
+EXIT_SOME_FAILED = 3  # finished, but some clips failed
+
+CacheOption = Annotated[Path | None, typer.Option("--cache", help="Cache folder; default from mgcli.toml.")]
+ClipsOption = Annotated[Path | None, typer.Option("--clips", help="Clip table (CSV); default from mgcli.toml.")]
+DatasetOption = Annotated[str | None, typer.Option("--dataset", help="Data set; default from mgcli.toml.")]
+RootOption = Annotated[Path | None, typer.Option("--root", help="Folder of the data set.")]
+FormatOption = Annotated[str | None, typer.Option("--format", help="hdf5 or zarr, for a cache that is made new.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+ProtocolOption = Annotated[str | None, typer.Option("--protocol", help="Name under which the clip table is kept.")]
+
+
+def project_with(**given: Any) -> Project:
+    """The project file's settings, with the flags that were given in their place."""
+    from mgcli.cache.project import load_project  # only now: --help stays light
+
+    return replace(load_project(), **{key: value for key, value in given.items() if value is not None})
+
+
+def open_project_cache(path: Path | None) -> FeatureCache:
+    """The cache of a flag, or the project's."""
+    from mgcli.cache.store import open_cache
+
+    return open_cache(path or project_with().cache)
+
+
+def make_project_cache(project: Project) -> FeatureCache:
+    """The project's cache, made where there is none."""
+    from mgcli.cache.store import open_cache
+
+    return open_cache(project.cache, create=True, format=project.format)
+
+
+def key_values(given: list[str] | None, flag: str) -> dict[str, Any]:
+    """KEY=VALUE pairs; a value is JSON where it can be read so, plain text otherwise."""
+    pairs: dict[str, Any] = {}
+    for each in given or []:
+        key, equals, value = each.partition("=")
+        if not key or not equals:
+            raise typer.BadParameter(f"{flag} takes KEY=VALUE, not {each!r}")
+        try:
+            pairs[key] = json.loads(value)
+        except json.JSONDecodeError:
+            pairs[key] = value
+    return pairs
+
+
+def print_result(result: dict[str, Any], text: str, as_json: bool) -> None:
+    """A result on stdout, for a machine or for a person."""
+    typer.echo(json.dumps(result) if as_json else text)
+
+
+def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Dictionaries with the same keys, as a table or as JSON."""
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    table = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(rows[0]))]
+    for row in table:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def say(message: str) -> None:
+    """A line for the person who waits, on stderr; stdout is for results."""
+    typer.echo(message, err=True)

@@ -1,0 +1,287 @@
+"""The commands of stage one: set a project up, train a pose backbone, extract, say what there is and how fast."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mgcli.cache.console import (
+    EXIT_SOME_FAILED,
+    CacheOption,
+    ClipsOption,
+    DatasetOption,
+    FormatOption,
+    JsonOption,
+    ProtocolOption,
+    RootOption,
+    key_values,
+    make_project_cache,
+    print_result,
+    print_rows,
+    project_with,
+    say,
+)
+
+if TYPE_CHECKING:
+    from mgcli.cache import Project
+
+app = typer.Typer()
+weights_app = typer.Typer(help="List every weights file, or import a released one.")
+app.add_typer(weights_app, name="weights")
+bench_app = typer.Typer(
+    help="How fast this machine is, against plain references in the same run.", no_args_is_help=True
+)
+app.add_typer(bench_app, name="bench")
+
+DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ...; default automatic.")]
+PrecisionOption = Annotated[str, typer.Option("--precision", help="float32, bfloat16 or auto.")]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=0, help="Files read at once; 0 reads between batches.")
+]
+
+
+@app.command()
+def init(
+    dataset: Annotated[str, typer.Argument(help="Data set: see `mgcli datasets`.")],
+    root: Annotated[Path, typer.Option(help="Folder of the data set.")] = Path(),
+    clips: ClipsOption = None,
+    cache: CacheOption = None,
+    cache_format: FormatOption = None,
+    protocol: ProtocolOption = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Of MViTv2-S, for video and context: a file, or random:SEED; kept in mgcli.toml.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing mgcli.toml.")] = False,
+) -> None:
+    """Check the data and write mgcli.toml into this folder."""
+    from mgcli.cache import Project, describe_clips, write_project
+    from mgcli.extract import load_project_clips
+
+    given: dict[str, Any] = {"clips": clips, "cache": cache, "format": cache_format}
+    given = {key: value for key, value in given.items() if value is not None}
+    if weights is not None:
+        weights = str(Path(weights).resolve()) if Path(weights).is_file() else weights
+        given["extract"] = {modality: {"weights": weights} for modality in ("video", "context")}
+    project = Project(dataset=dataset, root=root, protocol=protocol or dataset, **given)
+    table = load_project_clips(project)
+    path = write_project(project, Path.cwd(), overwrite=overwrite)
+    typer.echo(describe_clips(table))
+    typer.echo(f"wrote {path}; next: mgcli extract --modality video")
+
+
+@app.command()
+def extract(
+    modality: Annotated[
+        list[str], typer.Option("--modality", help="video, pose, face or context; repeat for several.")
+    ],
+    tokens: Annotated[str | None, typer.Option(help="Token layout, as the backbone names it.")] = None,
+    weights: Annotated[str | None, typer.Option(help="File, name in the weights folder, or random:SEED.")] = None,
+    precision: PrecisionOption = "auto",
+    backbone: Annotated[str | None, typer.Option(help="See `mgcli backbones`, or package.module:Class.")] = None,
+    sampling: Annotated[str | None, typer.Option(help="Frame sampling, as the backbone names it.")] = None,
+    option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, any option of the backbone.")] = None,
+    store_dtype: Annotated[
+        str | None, typer.Option(help="float16, float32 or bfloat16; by default float16, float32 for float32 tokens.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Only clips with a label of this task: gesture or emotion.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Inputs a forward pass; default automatic.")] = None,
+    workers: WorkersOption = None,
+    device: DeviceOption = None,
+    download: Annotated[bool, typer.Option(help="Fetch published weights that are not here.")] = True,
+    dataset: DatasetOption = None,
+    root: RootOption = None,
+    clips: ClipsOption = None,
+    cache: CacheOption = None,
+    cache_format: FormatOption = None,
+    protocol: ProtocolOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the frozen backbones over every clip and store their tokens."""
+    from mgcli.extract import extract_modalities, load_project_clips
+
+    project = project_with(dataset=dataset, root=root, clips=clips, cache=cache, format=cache_format, protocol=protocol)
+    if backbone is not None and len(modality) > 1:
+        raise typer.BadParameter("--backbone takes one --modality at a time")
+    settings = {name: _settings(project, name, sampling, option) for name in modality}
+    table = load_project_clips(project)
+    report = extract_modalities(
+        make_project_cache(project),
+        table,
+        modality,
+        backbones={modality[0]: backbone} if backbone else _pick(settings, "backbone"),
+        tokens=tokens or _pick(settings, "tokens"),
+        weights=weights or _pick(settings, "weights"),
+        options={name: values["options"] for name, values in settings.items()},
+        precision=precision,
+        store_dtype=store_dtype,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        task=task,
+        protocol=project.protocol,
+        weights_dir=project.weights,
+        download=download,
+    )
+    print_result(report.to_json(), report.summary(), as_json)
+    if report.failed:
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+@app.command("backbone-train")
+def backbone_train(
+    modality: Annotated[str, typer.Option(help="pose: the two streams of 2s-AGCN.")],
+    task: Annotated[str, typer.Option(help="Whose labels it learns: gesture or emotion.")] = "gesture",
+    option: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE, any setting of the training or option of the backbone.")
+    ] = None,
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = None,
+    workers: WorkersOption = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a checkpoint that was trained otherwise.")
+    ] = False,
+    dataset: DatasetOption = None,
+    root: RootOption = None,
+    clips: ClipsOption = None,
+    protocol: ProtocolOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train 2s-AGCN on the training split's skeletons; `extract --modality pose` then takes the checkpoint."""
+    from mgcli.extract import load_project_clips, train_pose_backbone
+
+    if modality != "pose":
+        raise typer.BadParameter(
+            f"--modality {modality!r}: only pose is trained here; the other backbones are published"
+        )
+    project = project_with(dataset=dataset, root=root, clips=clips, protocol=protocol)
+    report = train_pose_backbone(
+        load_project_clips(project),
+        task=task,
+        settings=key_values(option, "--option"),
+        protocol=project.protocol,
+        weights_dir=project.weights,
+        precision=precision,
+        device=device,
+        workers=workers,
+        overwrite=overwrite,
+    )
+    print_result(report.to_json(), report.summary(), as_json)
+    if report.failures:
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+@app.command()
+def backbones(as_json: JsonOption = False) -> None:
+    """List the frozen backbones: token layouts, weights, licence, and whether the weights are here."""
+    from mgcli.extract import describe_backbones
+
+    print_rows(describe_backbones(project_with().weights), as_json)
+
+
+@app.command()
+def datasets(as_json: JsonOption = False) -> None:
+    """List the data sets that `init` and `extract` know."""
+    from mgcli.extract import describe_datasets
+
+    print_rows(describe_datasets(), as_json)
+
+
+@weights_app.callback(invoke_without_command=True)
+def weights(context: typer.Context, as_json: JsonOption = False) -> None:
+    """List every weights file: size, hash, licence, where it comes from, and whether it is here."""
+    if context.invoked_subcommand is not None:
+        return
+    from mgcli.extract import describe_weights, weights_folders
+
+    folder = project_with().weights
+    print_rows(describe_weights(folder), as_json)
+    say(f"looked for in: {', '.join(map(str, weights_folders(folder)))}")
+
+
+@weights_app.command("import")
+def weights_import(
+    file: Annotated[Path, typer.Argument(help="Checkpoint, or its name in the weights folder.")],
+    backbone: Annotated[str, typer.Option(help="Backbone it is for; see `mgcli backbones`.")],
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="KEY=VALUE, an option of the backbone, such as joints=ntu25; kept with the file."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File to write; by default FILE's name with .safetensors, in the weights folder."),
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="Licence of the checkpoint, where mgcli does not know it.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Convert a released checkpoint once to .safetensors, checked name by name; nothing in it is run."""
+    from mgcli.extract import import_weights
+
+    imported = import_weights(
+        file,
+        backbone,
+        out=out,
+        weights_dir=project_with().weights,
+        options=key_values(option, "--option"),
+        licence=licence,
+        overwrite=overwrite,
+    )
+    print_result(imported.to_json(), imported.summary(), as_json)
+
+
+@bench_app.callback()
+def bench() -> None:
+    """How fast this machine is, against plain references in the same run."""
+
+
+@bench_app.command("extract")
+def bench_extract(
+    backbone: Annotated[str, typer.Option(help="See `mgcli backbones`, or package.module:Class.")],
+    tokens: Annotated[str | None, typer.Option(help="Token layout, as the backbone names it.")] = None,
+    weights: Annotated[
+        str, typer.Option(help="File, name in the weights folder, or random:SEED; speed hardly hangs on them.")
+    ] = "random:0",
+    option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, any option of the backbone.")] = None,
+    batch_size: Annotated[
+        list[int] | None, typer.Option(min=1, help="Inputs a forward pass; repeat for several; default 1, 8, 64.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="To spend on measuring; three rounds at least.")] = 20.0,
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Time a backbone's forward pass: inputs a second, and the share of the machine's matrix peak."""
+    from mgcli.extract import bench_backbone
+
+    report = bench_backbone(
+        backbone,
+        tokens=tokens,
+        weights=weights,
+        options=key_values(option, "--option"),
+        batch_sizes=batch_size or None,
+        seconds=seconds,
+        precision=precision,
+        device=device,
+        weights_dir=project_with().weights,
+    )
+    print_result(report.to_json(), report.summary(), as_json)
+
+
+def _settings(project: Project, modality: str, sampling: str | None, option: list[str] | None) -> dict[str, Any]:
+    """What mgcli.toml says of a modality, with the flags' options in place: backbone, tokens, weights, options."""
+    settings: dict[str, Any] = {"options": dict(project.extract.get(modality, {}))}
+    for name in ("backbone", "tokens", "weights"):
+        if name in settings["options"]:
+            settings[name] = settings["options"].pop(name)
+    if sampling is not None:
+        settings["options"]["sampling"] = sampling
+    settings["options"] |= key_values(option, "--option")
+    return settings
+
+
+def _pick(settings: dict[str, dict[str, Any]], name: str) -> dict[str, str]:
+    return {modality: values[name] for modality, values in settings.items() if name in values}

@@ -1,0 +1,406 @@
+"""Train 2s-AGCN on a data set's own skeletons: no published weights fit the joints of iMiGUE.
+
+The joint stream and the bone stream are trained one after the other, and written to one checkpoint that says which
+clips and subjects it was trained on. Test clips are scored once, at the end, with the weights chosen by validation.
+"""
+
+# Shapes: n clips, K classes.
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from mgcli.cache import (
+    SPLITS,
+    TASKS,
+    ClipTableError,
+    Failure,
+    Progress,
+    check_clip_table,
+    committed_file,
+    draw_validation,
+    warn,
+    writing,
+)
+from mgcli.extract.backbone import PRECISIONS, create_backbone
+from mgcli.extract.backbone_agcn import NETWORKS, TRAINED_HERE, TRAINED_STEM, BoneStream, JointStream
+from mgcli.extract.device import choose_device, choose_precision, choose_workers
+from mgcli.extract.skeleton_graph import adjacency
+from mgcli.extract.source import add_sources
+from mgcli.extract.train_pose_clips import Augmentation, BackboneTrainError, PoseClips, read_pose_clips, to_bones
+from mgcli.extract.train_pose_loop import (
+    BackboneTrainConfig,
+    Inputs,
+    StreamState,
+    accuracies,
+    fit_stream,
+    stream_scores,
+)
+from mgcli.extract.weights import PROVENANCE_KEY, WeightsError, read_provenance, trained_file
+
+STREAMS = (JointStream.stream_name, BoneStream.stream_name)
+ENSEMBLE = "two_stream"
+SAVE_EVERY_S = 30.0  # a killed training loses at most about so much
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoseTrainReport:
+    """What a training gave."""
+
+    checkpoint: Path
+    scores: dict[str, dict[str, dict[str, float]]]  # split -> joint_stream, bone_stream, two_stream -> scores
+    counts: dict[str, int]  # split -> clips
+    task: str
+    classes: list[str]
+    failures: list[Failure]
+    seconds: float
+    there_already: bool = False  # nothing was trained: the checkpoint is from an earlier run
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as plain JSON values."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        failures = [asdict(each) for each in self.failures]
+        return values | {"checkpoint": str(self.checkpoint), "failures": failures, "seconds": round(self.seconds, 1)}
+
+    def summary(self) -> str:
+        """A few lines of text."""
+        counts = ", ".join(f"{count} {split}" for split, count in self.counts.items())
+        lines = [f"2s-AGCN on {self.task}, {len(self.classes)} classes, clips: {counts}"]
+        for split, by_stream in self.scores.items():
+            for stream, scores in by_stream.items():
+                shown = ", ".join(f"{name} {100 * value:.1f}" for name, value in scores.items())
+                lines.append(f"  {split:<4} {stream:<12} {shown}")
+        if self.failures:
+            lines.append(f"  {len(self.failures)} clips failed and were left out; the first: {self.failures[0].reason}")
+        made = "there already" if self.there_already else f"trained in {self.seconds:.1f} s"
+        lines.append(f"{made}: {self.checkpoint}; next: mgcli extract --modality pose")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """All that decides a training."""
+
+    table: pd.DataFrame
+    task: str
+    protocol: str
+    options: dict[str, Any]  # of the backbone
+    config: BackboneTrainConfig
+    precision: str
+    device: torch.device
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values; two trainings with the same ones give the same weights on one machine."""
+        columns = ["clip_id", "split", "subject_id", self.task, "skeleton_source"]
+        clips = self.table[columns].sort_values("clip_id").to_csv(index=False)
+        return {
+            "task": self.task,
+            "protocol": self.protocol,
+            "clips_sha256": hashlib.sha256(clips.encode()).hexdigest(),
+            "options": self.options,
+            "config": asdict(self.config),
+            "precision": self.precision,
+        }
+
+
+def train_pose_backbone(
+    table: pd.DataFrame,
+    *,
+    task: str = "gesture",
+    settings: Mapping[str, Any] | None = None,
+    protocol: str = "table",
+    weights_dir: Path = Path("weights"),
+    precision: str = "auto",
+    device: str | None = None,
+    workers: int | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> PoseTrainReport:
+    """Train both streams and write one checkpoint, `agcn_two_stream-PROTOCOL.safetensors`.
+
+    A training that was stopped goes on where it was; one that is finished is not done again.
+
+    Args:
+        table: clips with skeletons, labels of the task and a split; without validation clips, training subjects are
+            held back, the same ones as for a head.
+        task: gesture or emotion: the label column.
+        settings: fields of `BackboneTrainConfig` and `Augmentation`, and options of `JointStream`.
+        protocol: name of the clip table; it becomes part of the file's name.
+        weights_dir: folder of the checkpoint.
+        precision: auto, float32, or bfloat16 for mixed precision.
+        device: such as cuda:0; None takes a GPU where there is one.
+        workers: skeleton files read at once; None suits the machine.
+        overwrite: replace a checkpoint that was trained otherwise.
+        progress: show it on stderr.
+
+    Raises:
+        BackboneTrainError: a setting that does not exist or fit, too few clips, a loss that is not finite, or a
+            checkpoint of another training in the way.
+        ClipTableError: no such task, or no validation subjects can be drawn.
+    """
+    started = time.monotonic()
+    chosen_device = choose_device(device)
+    config, options = make_train_config(settings or {})
+    backbone = create_backbone(JointStream.name, weights=f"random:{config.seed}", **options)
+    assert isinstance(backbone, JointStream)
+    options = {name: (backbone.transform | backbone.sampling)[name] for name in TRAINED_HERE}
+    plan = _Plan(
+        table=_labelled(table, task, config),
+        task=task,
+        protocol=protocol,
+        options=options,
+        config=config,
+        precision=choose_precision(precision, JointStream, chosen_device),
+        device=chosen_device,
+    )
+    path = weights_dir / trained_file(TRAINED_STEM, protocol)
+    if path.exists() and not overwrite:
+        return _there_already(path, plan, started)
+    clips = read_pose_clips(plan.table, task, backbone, workers=choose_workers(workers), show_progress=progress)
+    _check_clips(clips)
+    with writing(path):
+        weights_dir.mkdir(parents=True, exist_ok=True)
+    states = _train(plan, clips.to(chosen_device), backbone, path, progress)
+    scores = _score(states, clips.to(chosen_device), backbone)
+    report = PoseTrainReport(
+        checkpoint=path,
+        scores=scores,
+        counts={split: len(clips.rows(split)) for split in SPLITS},
+        task=task,
+        classes=clips.classes,
+        failures=clips.failures,
+        seconds=time.monotonic() - started,
+    )
+    _write_checkpoint(path, states, plan, clips, report)
+    _unfinished(path).unlink(missing_ok=True)
+    return report
+
+
+def make_train_config(settings: Mapping[str, Any]) -> tuple[BackboneTrainConfig, dict[str, Any]]:
+    """The configuration with some fields set, and those settings that are options of the backbone.
+
+    Raises:
+        BackboneTrainError: a setting that does not exist, or a value of another kind; the message suggests the nearest.
+    """
+    of_augmentation = {each.name for each in fields(Augmentation)}
+    of_training = {each.name for each in fields(BackboneTrainConfig)} - {"augmentation"}
+    known = of_augmentation | of_training | set(TRAINED_HERE)
+    for name in settings:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise BackboneTrainError(f"unknown setting {name!r}; {hint}All: {', '.join(sorted(known))}")
+    try:
+        augmentation = Augmentation(**{name: value for name, value in settings.items() if name in of_augmentation})
+        training = {name: value for name, value in settings.items() if name in of_training}
+        config = BackboneTrainConfig(augmentation=augmentation, **training)
+    except TypeError as error:
+        given = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+        raise BackboneTrainError(f"a setting has a value of the wrong kind ({error}): {given}") from None
+    return config, {name: value for name, value in settings.items() if name in TRAINED_HERE}
+
+
+def _labelled(table: pd.DataFrame, task: str, config: BackboneTrainConfig) -> pd.DataFrame:
+    """The clips to train, choose and test on, with sources; validation subjects are drawn where there are none."""
+    if task not in TASKS:
+        raise ClipTableError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
+    table = check_clip_table(table)
+    used = table[(table[task] != "") & table["split"].isin(SPLITS)].reset_index(drop=True)
+    without = used["skeleton"] == ""
+    if without.all():
+        raise BackboneTrainError(
+            f"no clip with a {task} label and a split names a skeleton file; fill the columns skeleton and split"
+        )
+    if without.any():
+        warn(f"{without.sum()} of {len(used)} clips have no skeleton file and are left out")
+    used = used[~without].reset_index(drop=True)
+    return add_sources(draw_validation(used, seed=config.split_seed, fraction=config.validation_fraction))
+
+
+def _check_clips(clips: PoseClips) -> None:
+    """Both kinds of clips that a training needs, and two classes to tell apart."""
+    reason = f"; {len(clips.failures)} clips failed, the first: {clips.failures[0].reason}" if clips.failures else ""
+    for split in ("train", "val"):
+        if not len(clips.rows(split)):
+            raise BackboneTrainError(f"no {split} clip has a skeleton that can be read{reason}")
+    if len(clips.labels[clips.rows("train")].unique()) < 2:
+        raise BackboneTrainError(f"all training clips are of one class; a network needs two or more{reason}")
+    if clips.failures:
+        warn(f"{len(clips.failures)} clips failed and are left out{reason.partition('failed')[2]}")
+
+
+def _train(
+    plan: _Plan, clips: PoseClips, backbone: JointStream, path: Path, show_progress: bool
+) -> dict[str, StreamState]:
+    """Stream -> its state after the last epoch; what an earlier run of the same training kept is taken up."""
+    states = _read_unfinished(path, plan)
+    config = plan.config
+    _, num_epochs = config.plan(len(clips.rows("train")))
+    done, total = sum(state.epoch for state in states.values()), num_epochs * len(STREAMS)
+    if done:
+        warn(f"going on with an unfinished training of {path.name}: {done} of {total} epochs are done")
+    saved_at = time.monotonic()
+    with Progress("2s-AGCN", total, unit="epoch", shown=show_progress) as bar:
+        bar.step(count=done)
+        for number, (stream, inputs) in enumerate(_stream_inputs(backbone).items()):
+            resume = states.get(stream)
+
+            def on_epoch(state: StreamState, stream: str = stream) -> None:
+                nonlocal saved_at
+                states[stream] = state
+                row = state.history[-1]
+                bar.step(f"{stream}, train {row['train_top1']:.3f}, val {row['val_top1']:.3f}")
+                if time.monotonic() - saved_at >= SAVE_EVERY_S or state.epoch == num_epochs:
+                    _write_unfinished(path, plan, states)
+                    saved_at = time.monotonic()
+
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(2 * config.seed + number)
+                network = NETWORKS[backbone.transform["network"]](
+                    adjacency(backbone.joints), num_people=backbone.num_people, num_classes=len(clips.classes)
+                )
+            states[stream] = fit_stream(
+                network.to(plan.device),
+                clips,
+                inputs,
+                config,
+                precision=PRECISIONS[plan.precision],
+                is_3d=backbone.joints.is_3d,
+                resume=resume,
+                on_epoch=on_epoch,
+            )
+    return states
+
+
+def _stream_inputs(backbone: JointStream) -> dict[str, Inputs]:
+    """Stream -> what it reads, made of joints."""
+    reference = [other for _, other in sorted(backbone.joints.bones)]
+    makers: tuple[Inputs, Inputs] = (lambda joints: joints, lambda joints: to_bones(joints, reference))
+    return dict(zip(STREAMS, makers, strict=True))
+
+
+def _score(
+    states: dict[str, StreamState], clips: PoseClips, backbone: JointStream
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Scores of each stream, and of the sum of both streams' logits (Sec. 3.5), on validation and test clips."""
+    logits: dict[str, dict[str, Tensor]] = {"val": {}, "test": {}}
+    for stream, inputs in _stream_inputs(backbone).items():
+        network = NETWORKS[backbone.transform["network"]](
+            adjacency(backbone.joints), num_people=backbone.num_people, num_classes=len(clips.classes)
+        ).to(clips.joints.device)
+        network.load_state_dict(states[stream].best)
+        for split, found in logits.items():
+            found[stream] = stream_scores(network, clips, clips.rows(split).to(clips.joints.device), inputs)
+    scores = {}
+    for split, found in logits.items():
+        labels = clips.labels.cpu()[clips.rows(split)]
+        if len(labels):
+            both = found | {ENSEMBLE: sum(found.values(), torch.zeros(()))}
+            scores[split] = {stream: accuracies(each, labels) for stream, each in both.items()}
+    return scores
+
+
+def _write_checkpoint(
+    path: Path, states: dict[str, StreamState], plan: _Plan, clips: PoseClips, report: PoseTrainReport
+) -> None:
+    """The weights of both streams and what they were made of; nothing in it changes from one run to the next."""
+    tensors = {
+        f"{stream}.{name}": value.detach().cpu().contiguous()
+        for stream, state in states.items()
+        for name, value in state.best.items()
+    }
+    train, val = (clips.table[clips.table["split"] == split] for split in ("train", "val"))
+    content = {
+        "made_by": f"mgcli {version('mgcli')} backbone-train",
+        "backbone": TRAINED_STEM,
+        "options": plan.options,
+        "classes": clips.classes,
+        "trained_on": {
+            "protocol": plan.protocol,
+            "task": plan.task,
+            "clips": sorted(train["clip_id"]),
+            "subjects": sorted(train["subject_id"].unique()),
+            "epoch_chosen_by_subjects": sorted(val["subject_id"].unique()),
+        },
+        "training": plan.to_json(),
+        "scores": report.scores,
+        "counts": report.counts,
+    }
+    with writing(path), committed_file(path) as temporary:
+        temporary.write_bytes(save(tensors, {PROVENANCE_KEY: json.dumps(content)}))
+
+
+def _there_already(path: Path, plan: _Plan, started: float) -> PoseTrainReport:
+    """The report of a finished training, if it is the one asked for."""
+    try:
+        made = read_provenance(path)
+    except WeightsError as error:
+        raise BackboneTrainError(f"{error}; replace it with --overwrite") from error
+    if made.get("training") != json.loads(json.dumps(plan.to_json())):
+        differing = _differing(made.get("training", {}), plan.to_json())
+        raise BackboneTrainError(
+            f"{path} was trained otherwise ({differing}); keep it under another name, or replace it with --overwrite"
+        )
+    return PoseTrainReport(
+        checkpoint=path,
+        scores=made["scores"],
+        counts=made["counts"],
+        task=plan.task,
+        classes=made["classes"],
+        failures=[],
+        seconds=time.monotonic() - started,
+        there_already=True,
+    )
+
+
+def _differing(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Which parts of two trainings differ, in words."""
+    wanted = json.loads(json.dumps(wanted))
+    names = []
+    for name, value in wanted.items():
+        if kept.get(name) != value:
+            inner = isinstance(value, dict) and isinstance(kept.get(name), dict)
+            names += [f"{key}" for key in value if kept[name].get(key) != value[key]] if inner else [name]
+    return ", ".join({"clips_sha256": "clips, labels, splits or skeletons"}.get(name, name) for name in names)
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.unfinished.pt")
+
+
+def _write_unfinished(path: Path, plan: _Plan, states: dict[str, StreamState]) -> None:
+    content = {
+        "training": json.dumps(plan.to_json()),
+        "streams": {name: each.to_dict() for name, each in states.items()},
+    }
+    with writing(path), committed_file(_unfinished(path)) as temporary:
+        torch.save(content, temporary)
+
+
+def _read_unfinished(path: Path, plan: _Plan) -> dict[str, StreamState]:
+    """What an earlier run of the very same training kept; nothing where there is none, or it is damaged."""
+    file = _unfinished(path)
+    if not file.is_file():
+        return {}
+    try:
+        content = torch.load(file, map_location=plan.device, weights_only=True)
+        if content["training"] == json.dumps(plan.to_json()):
+            return {name: StreamState(**each) for name, each in content["streams"].items()}
+    except Exception as error:  # torch and zip raise many kinds for a damaged file, and all mean the same here
+        warn(f"{file} cannot be read ({type(error).__name__}); the training starts anew")
+        return {}
+    warn(f"{file} is of a training with other settings or clips; this one starts anew")
+    return {}

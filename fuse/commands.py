@@ -1,0 +1,137 @@
+"""The commands of stage two: train heads, score them, predict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mgcli.cache.console import (
+    CacheOption,
+    ClipsOption,
+    JsonOption,
+    ProtocolOption,
+    key_values,
+    open_project_cache,
+    print_result,
+    print_rows,
+    project_with,
+    say,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mgcli.cache import FeatureCache, Project
+
+app = typer.Typer()
+
+RunsOption = Annotated[Path | None, typer.Option("--runs", help="Folder of the runs; default from mgcli.toml.")]
+RunArgument = Annotated[Path, typer.Argument(help="A run's folder.")]
+
+
+@app.command("fuse-train")
+def fuse_train(
+    task: Annotated[str, typer.Option(help="gesture or emotion.")],
+    head: Annotated[str | None, typer.Option(help="See `mgcli heads`, or package.module:Class.")] = None,
+    modalities: Annotated[str | None, typer.Option(help="Such as video,pose; default the task's.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings: with seed 0, 1, ...")] = 3,
+    baselines: Annotated[bool, typer.Option("--baselines", help="Train every baseline too, and compare.")] = False,
+    features: Annotated[
+        list[str] | None,
+        typer.Option(help="MODALITY=FINGERPRINT (or backbone), where a modality has several feature sets."),
+    ] = None,
+    option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, any setting of the training or head.")] = None,
+    allow_unseen_classes: Annotated[
+        bool, typer.Option("--allow-unseen-classes", help="Accept classes that have no training clip.")
+    ] = False,
+    clips: ClipsOption = None,
+    cache: CacheOption = None,
+    runs: RunsOption = None,
+    protocol: ProtocolOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a fusion head on the cache, with several seeds, and score it on the test clips."""
+    from mgcli.fuse import compare_heads, make_config, results_table, train_head
+
+    project = project_with(cache=cache, runs=runs)
+    opened = open_project_cache(project.cache)
+    settings = key_values(option, "--option")
+    if allow_unseen_classes:
+        settings["allow_unseen_classes"] = True
+    arguments: dict[str, Any] = {
+        "head": head,
+        "modalities": [name.strip() for name in modalities.split(",")] if modalities else None,
+        "seeds": seeds,
+        "config": make_config(settings),
+        "features": {key: str(value) for key, value in key_values(features, "--features").items()},
+        "clips": _training_clips(opened, project, clips, protocol),
+        "runs": project.runs,
+        "notes": ["synthetic data"] if project.dataset == "demo" else [],
+    }
+    if baselines:
+        compared = compare_heads(opened, task, **arguments)
+        result = compared[-1].to_json() | {"baselines": [each.to_json() for each in compared[:-1]]}
+        print_result(result, results_table(compared), as_json)
+    else:
+        run = train_head(opened, task, **arguments)
+        print_result(run.to_json(), run.summary(), as_json)
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    clips: ClipsOption = None,
+    cache: CacheOption = None,
+    protocol: ProtocolOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score a run again on the clips of a split, from its own checkpoints."""
+    from mgcli.fuse import evaluate_run
+
+    project = project_with(cache=cache)
+    opened = open_project_cache(project.cache)
+    evaluation = evaluate_run(run, opened, split=split, clips=_training_clips(opened, project, clips, protocol))
+    print_result(evaluation.to_json(), evaluation.summary(), as_json)
+
+
+@app.command()
+def predict(
+    run: RunArgument,
+    out: Annotated[Path | None, typer.Option(help="CSV file to write; default stdout.")] = None,
+    clips: ClipsOption = None,
+    cache: CacheOption = None,
+    protocol: ProtocolOption = None,
+) -> None:
+    """Predict the clips of a table that have tokens in the cache, labelled or not, as CSV."""
+    from mgcli.cache import committed_file, writing
+    from mgcli.fuse import predict_run
+
+    project = project_with(cache=cache)
+    opened = open_project_cache(project.cache)
+    predictions = predict_run(run, opened, clips=_training_clips(opened, project, clips, protocol))
+    if out is None:
+        typer.echo(predictions.to_csv(index=False, float_format="%.6g"), nl=False)
+        return
+    with writing(out), committed_file(out) as temporary:
+        predictions.to_csv(temporary, index=False, float_format="%.6g")
+    say(f"wrote {len(predictions)} predictions to {out}")
+
+
+@app.command()
+def heads(as_json: JsonOption = False) -> None:
+    """List the fusion heads and the baselines."""
+    from mgcli.fuse import describe_heads
+
+    print_rows(describe_heads(), as_json)
+
+
+def _training_clips(cache: FeatureCache, project: Project, clips: Path | None, protocol: str | None) -> pd.DataFrame:
+    """The clip table of a flag, or the newest that the cache keeps of the project's protocol."""
+    from mgcli.cache import read_clip_table
+
+    if clips is not None:
+        return read_clip_table(clips)
+    return cache.read_clips(protocol or (project.protocol if project.file else None))
