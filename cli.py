@@ -90,6 +90,7 @@ def demo(
         extract_modalities,
         load_project_clips,
         make_demo,
+        pose_labels,
         train_pose_backbone,
         weights_are_here,
     )
@@ -115,7 +116,11 @@ def demo(
     write_project(replace(project, **_DEMO_FOLDERS), folder, overwrite=True)
     table, cache = load_project_clips(project), make_project_cache(project)
     pose = train_pose_backbone(
-        table, settings=DEMO_POSE_SETTINGS, protocol="demo", weights_dir=project.weights, precision=precision
+        pose_labels(table),
+        settings=DEMO_POSE_SETTINGS,
+        protocol=project.protocol,
+        weights_dir=project.weights,
+        precision=precision,
     )
     say(pose.summary())
     of_modality = {"video": used["mvit_v2_s"], "context": used["mvit_v2_s"], "face": used["swinface"]}

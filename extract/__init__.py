@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mgcli.extract.bench import BenchReport, bench_backbone
     from mgcli.extract.catalogue import describe_backbones, describe_datasets, describe_weights, weights_are_here
     from mgcli.extract.dataset import DATASETS, DatasetError, DatasetProtocol, load_dataset, load_project_clips
-    from mgcli.extract.dataset_demo import DEMO_POSE_SETTINGS, DemoConfig, make_demo
+    from mgcli.extract.dataset_demo import DEMO_POSE_SETTINGS, DemoConfig, make_demo, pose_labels
     from mgcli.extract.face import Face, FaceDetector, FaceError, align_face, read_faces
     from mgcli.extract.pipeline import extract_modalities
     from mgcli.extract.report import ExtractReport, ModalityReport
@@ -85,6 +85,7 @@ __all__ = [
     "load_project_clips",
     "make_demo",
     "plan_decode",
+    "pose_labels",
     "read_faces",
     "read_provenance",
     "read_skeleton",
@@ -98,7 +99,7 @@ _MODULES = {  # module -> public names in it
     "bench": "BenchReport bench_backbone",
     "catalogue": "describe_backbones describe_datasets describe_weights weights_are_here",
     "dataset": "DATASETS DatasetError DatasetProtocol load_dataset load_project_clips",
-    "dataset_demo": "DEMO_POSE_SETTINGS DemoConfig make_demo",
+    "dataset_demo": "DEMO_POSE_SETTINGS DemoConfig make_demo pose_labels",
     "face": "Face FaceDetector FaceError align_face read_faces",
     "pipeline": "extract_modalities",
     "report": "ExtractReport ModalityReport",

@@ -196,6 +196,11 @@ def make_demo(
     return table_path
 
 
+def pose_labels(table: pd.DataFrame) -> pd.DataFrame:
+    """The demo's clip table with gestures named by what the hands do: the part of the labels that joints show."""
+    return table.assign(gesture=table["gesture"].str.partition(", ")[0])
+
+
 def plan_videos(config: DemoConfig) -> list[DemoVideo]:
     """One session and four interviews a subject; each holds every pair of signs once, in random order."""
     videos = []

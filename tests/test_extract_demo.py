@@ -24,6 +24,7 @@ from mgcli.extract.dataset_demo import (
     make_demo,
     paint_frames,
     plan_videos,
+    pose_labels,
 )
 
 TINY = DemoConfig(seed=3, train_subjects=2, test_subjects=1, clip_frames=8)
@@ -61,6 +62,12 @@ def test_every_subject_shows_every_class_equally_often(table: pd.DataFrame) -> N
     assert len(label_classes(table, "gesture")) == 4
     assert (gestures.groupby(["subject_id", "gesture"]).size() == 1).all()
     assert (interviews.groupby(["subject_id", "emotion"]).size() == 2).all()
+
+
+def test_pose_is_taught_what_the_hands_do(table: pd.DataFrame) -> None:
+    taught = pose_labels(table)
+    assert set(taught["gesture"]) == {"", *HANDS}
+    assert (taught["gesture"] == "").equals(table["gesture"] == "")
 
 
 def test_splits_share_no_subject(table: pd.DataFrame) -> None:
