@@ -1,7 +1,8 @@
 """The feature cache: clip tables, feature sets and their parts. No torch: opening a cache is instant."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mgcli.cache.lazy import lazy_names
 
 if TYPE_CHECKING:
     from mgcli.cache.clips import (
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from mgcli.cache.errors import CacheError, ClipTableError, MgcliError, NonFiniteTokensError, ProjectError
     from mgcli.cache.exchange import ImportReport, import_features
     from mgcli.cache.maintain import VerifyReport, remove_feature_set, verify_cache
+    from mgcli.cache.named import named_class
     from mgcli.cache.progress import Progress, warn
     from mgcli.cache.project import Project, load_project, write_project
     from mgcli.cache.spec import FeatureSpec
@@ -48,7 +50,9 @@ __all__ = [
     "draw_validation",
     "import_features",
     "label_classes",
+    "lazy_names",
     "load_project",
+    "named_class",
     "open_cache",
     "read_clip_table",
     "remove_feature_set",
@@ -58,23 +62,20 @@ __all__ = [
     "writing",
 ]
 
-_MODULES = {  # module -> public names in it
-    "clips": "EMOTION_CLASSES SPLITS TASKS check_clip_table describe_clips draw_validation label_classes "
-    "read_clip_table",
-    "durable": "committed_file writing",
-    "errors": "CacheError ClipTableError MgcliError NonFiniteTokensError ProjectError",
-    "exchange": "ImportReport import_features",
-    "maintain": "VerifyReport remove_feature_set verify_cache",
-    "progress": "Progress warn",
-    "project": "Project load_project write_project",
-    "spec": "FeatureSpec",
-    "store": "Failure FeatureCache FeatureSet open_cache",
-    "writer": "FeatureWriter",
-}
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+__getattr__ = lazy_names(
+    __name__,
+    {  # module -> public names in it
+        "clips": "EMOTION_CLASSES SPLITS TASKS check_clip_table describe_clips draw_validation label_classes "
+        "read_clip_table",
+        "durable": "committed_file writing",
+        "errors": "CacheError ClipTableError MgcliError NonFiniteTokensError ProjectError",
+        "exchange": "ImportReport import_features",
+        "maintain": "VerifyReport remove_feature_set verify_cache",
+        "named": "named_class",
+        "progress": "Progress warn",
+        "project": "Project load_project write_project",
+        "spec": "FeatureSpec",
+        "store": "Failure FeatureCache FeatureSet open_cache",
+        "writer": "FeatureWriter",
+    },
+)

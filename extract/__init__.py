@@ -1,7 +1,8 @@
 """Stage one: media in, tokens out. Importing this package loads no torch; its names load what they need."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mgcli.cache import lazy_names
 
 if TYPE_CHECKING:
     from mgcli.extract.backbone import (
@@ -94,28 +95,24 @@ __all__ = [
     "weights_folders",
 ]
 
-_MODULES = {  # module -> public names in it
-    "backbone": "BACKBONES MODALITIES Backbone BackboneError Modality Prepared backbone_class create_backbone",
-    "bench": "BenchReport bench_backbone",
-    "catalogue": "describe_backbones describe_datasets describe_weights weights_are_here",
-    "dataset": "DATASETS DatasetError DatasetProtocol load_dataset load_project_clips",
-    "dataset_demo": "DEMO_POSE_SETTINGS DemoConfig make_demo pose_labels",
-    "face": "Face FaceDetector FaceError align_face read_faces",
-    "pipeline": "extract_modalities",
-    "report": "ExtractReport ModalityReport",
-    "skeleton": "Skeleton read_skeleton",
-    "skeleton_layouts": "LAYOUTS JointLayout LayoutError SkeletonError joint_layout",
-    "source": "add_sources",
-    "train_pose": "PoseTrainReport train_pose_backbone",
-    "train_pose_clips": "BackboneTrainError",
-    "video": "DecodePlan VideoError VideoIndex decode_frames index_video plan_decode",
-    "weights": "PublishedWeights WeightsError download_weights read_provenance weights_folders",
-    "weights_import": "ImportedWeights import_weights",
-}
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+__getattr__ = lazy_names(
+    __name__,
+    {  # module -> public names in it
+        "backbone": "BACKBONES MODALITIES Backbone BackboneError Modality Prepared backbone_class create_backbone",
+        "bench": "BenchReport bench_backbone",
+        "catalogue": "describe_backbones describe_datasets describe_weights weights_are_here",
+        "dataset": "DATASETS DatasetError DatasetProtocol load_dataset load_project_clips",
+        "dataset_demo": "DEMO_POSE_SETTINGS DemoConfig make_demo pose_labels",
+        "face": "Face FaceDetector FaceError align_face read_faces",
+        "pipeline": "extract_modalities",
+        "report": "ExtractReport ModalityReport",
+        "skeleton": "Skeleton read_skeleton",
+        "skeleton_layouts": "LAYOUTS JointLayout LayoutError SkeletonError joint_layout",
+        "source": "add_sources",
+        "train_pose": "PoseTrainReport train_pose_backbone",
+        "train_pose_clips": "BackboneTrainError",
+        "video": "DecodePlan VideoError VideoIndex decode_frames index_video plan_decode",
+        "weights": "PublishedWeights WeightsError download_weights read_provenance weights_folders",
+        "weights_import": "ImportedWeights import_weights",
+    },
+)

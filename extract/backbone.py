@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mgcli.cache import MgcliError
+from mgcli.cache import MgcliError, named_class
 from mgcli.extract.face import DEFAULT_DETECTOR
 from mgcli.extract.skeleton_layouts import JointLayout
 from mgcli.extract.weights import (
@@ -223,21 +223,11 @@ def backbone_class(name: str) -> type[Backbone]:
     Raises:
         BackboneError: there is none, or it is no Backbone.
     """
-    if name not in BACKBONES and ":" not in name:
-        near = difflib.get_close_matches(name, BACKBONES, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ";"
-        raise BackboneError(f"unknown backbone {name!r}{hint} All: mgcli backbones")
     family, _, member = name.partition(":")
     if family in FAMILIES:
         return family_class(family).member(member)
-    module_name, _, class_name = BACKBONES.get(name, name).partition(":")
-    try:
-        found = getattr(importlib.import_module(module_name), class_name)
-    except (ModuleNotFoundError, AttributeError, ValueError) as error:
-        raise BackboneError(f"no backbone at {name!r}: {error}; write it as package.module:Class") from error
-    if not (isinstance(found, type) and issubclass(found, Backbone)):
-        raise BackboneError(f"{name!r} is not a subclass of mgcli.extract.Backbone")
-    if found.name in BACKBONES and BACKBONES[found.name] != f"{module_name}:{class_name}":
+    found = named_class(name, BACKBONES, Backbone, what="backbone", listing="mgcli backbones", error=BackboneError)
+    if BACKBONES.get(found.name) not in (None, f"{found.__module__}:{found.__qualname__}"):
         raise BackboneError(f"{name!r} calls itself {found.name!r}, which is taken; give the class another name")
     return found
 

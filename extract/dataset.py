@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import inspect
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from mgcli.cache import MgcliError, Project
+from mgcli.cache import MgcliError, Project, named_class
 
 DATASETS: dict[str, str] = {  # name -> where it is; imported when asked for
     "table": "mgcli.extract.dataset_table:TableDataset",
@@ -57,17 +55,9 @@ def load_dataset(name: str, root: str | Path, **options: Any) -> pd.DataFrame:
         DatasetError: unknown name or option.
         MgcliError: its data are not as they should be.
     """
-    if name not in DATASETS and ":" not in name:
-        near = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ";"
-        raise DatasetError(f"unknown data set {name!r}{hint} All: {', '.join(DATASETS)}")
-    module_name, _, class_name = DATASETS.get(name, name).partition(":")
-    try:
-        kind = getattr(importlib.import_module(module_name), class_name)
-    except (ModuleNotFoundError, AttributeError, ValueError) as error:
-        raise DatasetError(f"no data set at {name!r}: {error}; write it as package.module:Class") from error
-    if not (isinstance(kind, type) and issubclass(kind, DatasetProtocol)):
-        raise DatasetError(f"{name!r} is not a subclass of mgcli.extract.DatasetProtocol")
+    kind = named_class(
+        name, DATASETS, DatasetProtocol, what="data set", listing=", ".join(DATASETS), error=DatasetError
+    )
     known = set(inspect.signature(kind.__init__).parameters) - {"self", "root"}
     for option in options:
         if option not in known:

@@ -1,9 +1,8 @@
 """Stage two: tokens in, predictions out. Names are imported when first used: torch takes its time."""
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from mgcli.cache import lazy_names
 
 if TYPE_CHECKING:
     from mgcli.fuse.compare import compare_heads, describe_heads
@@ -39,24 +38,16 @@ __all__ = [
     "train_head",
 ]
 
-_MODULES = {
-    "compare": ("compare_heads", "describe_heads"),
-    "head": ("HEADS", "FusionHead", "HeadConfig", "HeadError", "HeadOutput", "create_head"),
-    "loop": ("TrainConfig", "TrainError", "make_config"),
-    "predict": ("Evaluation", "evaluate_run", "predict_run"),
-    "run": ("Run", "RunError", "results_table"),
-    "selection": ("SelectionError",),
-    "task": ("TASKS", "TaskError"),
-    "train": ("train_head",),
-}
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"mgcli.fuse.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__ = lazy_names(
+    __name__,
+    {  # module -> public names in it
+        "compare": "compare_heads describe_heads",
+        "head": "HEADS FusionHead HeadConfig HeadError HeadOutput create_head",
+        "loop": "TrainConfig TrainError make_config",
+        "predict": "Evaluation evaluate_run predict_run",
+        "run": "Run RunError results_table",
+        "selection": "SelectionError",
+        "task": "TASKS TaskError",
+        "train": "train_head",
+    },
+)

@@ -5,15 +5,13 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from mgcli.cache import MgcliError
+from mgcli.cache import MgcliError, named_class
 from mgcli.fuse.data import Batch, TokenStatistics
 
 HEADS: dict[str, str] = {  # name -> where it is; imported when asked for
@@ -119,15 +117,4 @@ def head_class(name: str) -> type[FusionHead]:
     Raises:
         HeadError: there is none, or it is no FusionHead; the message suggests the nearest.
     """
-    if name not in HEADS and ":" not in name:
-        near = difflib.get_close_matches(name, HEADS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise HeadError(f"unknown head {name!r}; {hint}All: mgcli heads")
-    module, _, class_name = HEADS.get(name, name).partition(":")
-    try:
-        found = getattr(importlib.import_module(module), class_name)
-    except (ModuleNotFoundError, AttributeError, ValueError) as error:
-        raise HeadError(f"no head at {name!r}: {error}; write it as package.module:Class") from error
-    if not (isinstance(found, type) and issubclass(found, FusionHead)):
-        raise HeadError(f"{name!r} is not a subclass of mgcli.fuse.FusionHead")
-    return found
+    return named_class(name, HEADS, FusionHead, what="head", listing="mgcli heads", error=HeadError)
