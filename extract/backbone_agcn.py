@@ -246,8 +246,7 @@ class BoneStream(JointStream):
 
     def stream(self, joints: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What this stream reads, (T, M, V, 3), and where it is known, (T, M, V): where both ends are."""
-        reference = [other for _, other in sorted(self.joints.bones)]
-        return joints_to_bones(joints, self.joints), seen & seen[..., reference]
+        return joints_to_bones(joints, self.joints), seen & seen[..., self.joints.references]
 
 
 def _check_choice(option: str, value: str, choices: Collection[str]) -> None:

@@ -79,6 +79,14 @@ class _Window:
     frames: np.ndarray  # (T,) int64
 
 
+def by_file(requests: Sequence[ClipRequest]) -> list[list[ClipRequest]]:
+    """The requests one list a video, or skeleton file without one, in their order: the jobs of `read_file`."""
+    groups: dict[Path | None, list[ClipRequest]] = {}
+    for request in requests:
+        groups.setdefault(request.video or request.skeleton, []).append(request)
+    return list(groups.values())
+
+
 def read_file(requests: Sequence[ClipRequest], decoder_threads: int = 1) -> Iterator[ClipEvent]:
     """Everything that the clips of one video give: skeletons first, then frames as they are decoded."""
     video = requests[0].video

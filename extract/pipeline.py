@@ -21,7 +21,7 @@ from mgcli.extract.backbone import Backbone, BackboneError, backbone_class
 from mgcli.extract.device import choose_batch_size, choose_decoder_threads, choose_device, choose_workers
 from mgcli.extract.embed import ModalityEmbedder
 from mgcli.extract.face import load_detector
-from mgcli.extract.inputs import ClipFailed, ClipRequest, InputReady, read_file
+from mgcli.extract.inputs import ClipFailed, ClipRequest, InputReady, by_file, read_file
 from mgcli.extract.modality import ModalityConfig, clips_of, make_backbone, make_spec, missing_clips
 from mgcli.extract.read_ahead import read_ahead
 from mgcli.extract.report import ExtractReport, ModalityReport
@@ -215,14 +215,6 @@ def _with(config: ModalityConfig, field: str, value: Any) -> ModalityConfig:
 def _layouts(configs: Sequence[ModalityConfig]) -> str:
     kinds = {kind.name: kind for kind in (backbone_class(config.backbone_name) for config in configs)}
     return "; ".join(f"{name} offers: {', '.join(kind.layouts)}" for name, kind in kinds.items())
-
-
-def by_file(requests: Sequence[ClipRequest]) -> list[list[ClipRequest]]:
-    """The requests of all modalities, one list a video (or skeleton file without one), in table order."""
-    by_file: dict[Path | None, list[ClipRequest]] = {}
-    for request in requests:
-        by_file.setdefault(request.video or request.skeleton, []).append(request)
-    return list(by_file.values())
 
 
 def _write_failures(feature_set: FeatureSet, embedder: ModalityEmbedder) -> None:

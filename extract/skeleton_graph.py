@@ -9,9 +9,14 @@ confidence of 2-D joints among them, as in the released data.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
+from torch import Tensor
 
 from mgcli.extract.skeleton_layouts import JointLayout
+
+Joints = TypeVar("Joints", np.ndarray, Tensor)
 
 
 def adjacency(layout: JointLayout) -> np.ndarray:
@@ -30,16 +35,13 @@ def adjacency(layout: JointLayout) -> np.ndarray:
     return np.stack(subsets).astype(np.float32)
 
 
-def joints_to_bones(joints: np.ndarray, layout: JointLayout) -> np.ndarray:
+def joints_to_bones(joints: Joints, layout: JointLayout) -> Joints:
     """Each joint minus its reference joint; the root, which is its own, becomes 0.
 
     Args:
-        joints: (..., V, C).
+        joints: (..., V, C), or any other last axis; an array or a tensor.
     """
-    reference = np.arange(layout.num_joints)
-    for joint, other in layout.bones:
-        reference[joint] = other
-    return joints - joints[..., reference, :]
+    return joints - joints[..., layout.references, :]
 
 
 def motion(joints: np.ndarray) -> np.ndarray:

@@ -52,6 +52,11 @@ class JointLayout:
         return len(self.joints)
 
     @property
+    def references(self) -> list[int]:
+        """Of each joint, the one that its bone starts at."""
+        return [reference for _, reference in sorted(self.bones)]
+
+    @property
     def pairs(self) -> tuple[tuple[int, int], ...]:
         """(left, right) joints, which change places when the picture is mirrored."""
         place = {joint: index for index, joint in enumerate(self.joints)}

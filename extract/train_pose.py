@@ -37,10 +37,11 @@ from mgcli.cache import (
 )
 from mgcli.extract.backbone import PRECISIONS, create_backbone
 from mgcli.extract.backbone_agcn import NETWORKS, TRAINED_HERE, TRAINED_STEM, BoneStream, JointStream
+from mgcli.extract.backbone_agcn_network import AGCN
 from mgcli.extract.device import choose_device, choose_precision, choose_workers
-from mgcli.extract.skeleton_graph import adjacency
+from mgcli.extract.skeleton_graph import adjacency, joints_to_bones
 from mgcli.extract.source import add_sources
-from mgcli.extract.train_pose_clips import Augmentation, BackboneTrainError, PoseClips, read_pose_clips, to_bones
+from mgcli.extract.train_pose_clips import Augmentation, BackboneTrainError, PoseClips, read_pose_clips
 from mgcli.extract.train_pose_loop import (
     BackboneTrainConfig,
     Inputs,
@@ -171,10 +172,11 @@ def train_pose_backbone(
         return _there_already(path, plan, started)
     clips = read_pose_clips(plan.table, task, backbone, workers=choose_workers(workers), show_progress=progress)
     _check_clips(clips)
+    clips = clips.to(chosen_device)
     with writing(path):
         weights_dir.mkdir(parents=True, exist_ok=True)
-    states = _train(plan, clips.to(chosen_device), backbone, path, progress)
-    scores = _score(states, clips.to(chosen_device), backbone)
+    states = _train(plan, clips, backbone, path, progress)
+    scores = _score(states, clips, backbone)
     report = PoseTrainReport(
         checkpoint=path,
         scores=scores,
@@ -239,7 +241,8 @@ def _check_clips(clips: PoseClips) -> None:
     if len(clips.labels[clips.rows("train")].unique()) < 2:
         raise BackboneTrainError(f"all training clips are of one class; a network needs two or more{reason}")
     if clips.failures:
-        warn(f"{len(clips.failures)} clips failed and are left out{reason.partition('failed')[2]}")
+        first = clips.failures[0]
+        warn(f"{len(clips.failures)} clips are left out, the first: {first.clip_id!r}: {first.reason}")
 
 
 def _train(
@@ -269,9 +272,7 @@ def _train(
 
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(2 * config.seed + number)
-                network = NETWORKS[backbone.transform["network"]](
-                    adjacency(backbone.joints), num_people=backbone.num_people, num_classes=len(clips.classes)
-                )
+                network = _fresh_network(backbone, clips)
             states[stream] = fit_stream(
                 network.to(plan.device),
                 clips,
@@ -285,10 +286,15 @@ def _train(
     return states
 
 
+def _fresh_network(backbone: JointStream, clips: PoseClips) -> AGCN:
+    """The network of one stream, its weights drawn from torch's global generator."""
+    kind = NETWORKS[backbone.transform["network"]]
+    return kind(adjacency(backbone.joints), num_people=backbone.num_people, num_classes=len(clips.classes))
+
+
 def _stream_inputs(backbone: JointStream) -> dict[str, Inputs]:
     """Stream -> what it reads, made of joints."""
-    reference = [other for _, other in sorted(backbone.joints.bones)]
-    makers: tuple[Inputs, Inputs] = (lambda joints: joints, lambda joints: to_bones(joints, reference))
+    makers: tuple[Inputs, Inputs] = (lambda joints: joints, lambda joints: joints_to_bones(joints, backbone.joints))
     return dict(zip(STREAMS, makers, strict=True))
 
 
@@ -298,9 +304,7 @@ def _score(
     """Scores of each stream, and of the sum of both streams' logits (Sec. 3.5), on validation and test clips."""
     logits: dict[str, dict[str, Tensor]] = {"val": {}, "test": {}}
     for stream, inputs in _stream_inputs(backbone).items():
-        network = NETWORKS[backbone.transform["network"]](
-            adjacency(backbone.joints), num_people=backbone.num_people, num_classes=len(clips.classes)
-        ).to(clips.joints.device)
+        network = _fresh_network(backbone, clips).to(clips.joints.device)
         network.load_state_dict(states[stream].best)
         for split, found in logits.items():
             found[stream] = stream_scores(network, clips, clips.rows(split).to(clips.joints.device), inputs)
@@ -373,7 +377,7 @@ def _differing(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     for name, value in wanted.items():
         if kept.get(name) != value:
             inner = isinstance(value, dict) and isinstance(kept.get(name), dict)
-            names += [f"{key}" for key in value if kept[name].get(key) != value[key]] if inner else [name]
+            names += [key for key in value if kept[name].get(key) != value[key]] if inner else [name]
     return ", ".join({"clips_sha256": "clips, labels, splits or skeletons"}.get(name, name) for name in names)
 
 

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,9 +14,8 @@ from torch import Tensor
 
 from mgcli.cache import Failure, MgcliError, Progress, label_classes, warn
 from mgcli.extract.backbone_agcn import JointStream
-from mgcli.extract.inputs import ClipFailed, InputReady, read_file
+from mgcli.extract.inputs import ClipFailed, InputReady, by_file, read_file
 from mgcli.extract.modality import clip_requests
-from mgcli.extract.pipeline import by_file
 from mgcli.extract.read_ahead import read_ahead
 
 
@@ -127,11 +125,6 @@ class Augmentation:
         matrix = (_rotation(turns) * scale).to(device)  # (B, dims, dims)
         turned = torch.einsum("bij,bjtvm->bitvm", matrix, moved[:, :dims])
         return torch.cat([turned, moved[:, dims:]], dim=1)
-
-
-def to_bones(joints: Tensor, reference: Sequence[int]) -> Tensor:
-    """Each joint minus the joint that it hangs on, (..., V, M), as `joints_to_bones` does it for arrays."""
-    return joints - joints[..., list(reference), :]
 
 
 def _rotation(turns: Tensor) -> Tensor:

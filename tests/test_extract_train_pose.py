@@ -16,13 +16,14 @@ from mgcli.extract import (
     BackboneTrainError,
     WeightsError,
     create_backbone,
+    describe_weights,
     extract_modalities,
     joint_layout,
     read_provenance,
     train_pose_backbone,
 )
 from mgcli.extract.skeleton_graph import joints_to_bones
-from mgcli.extract.train_pose_clips import Augmentation, to_bones
+from mgcli.extract.train_pose_clips import Augmentation
 from mgcli.extract.train_pose_loop import accuracies
 
 SETTINGS = {"num_frames": 4, "epochs": 3, "min_steps": 0}
@@ -87,6 +88,11 @@ def test_the_checkpoint_says_what_it_was_trained_on(trained: Path) -> None:
     assert (len(subjects), len(chosen_by)) == (12, 3)
     assert not subjects & chosen_by
     assert "s15" not in subjects | chosen_by
+
+
+def test_weights_lists_the_checkpoint(trained: Path) -> None:
+    (row,) = (row for row in describe_weights(trained.parent) if row["file"] == trained.name)
+    assert (row["name"], row["here"]) == ("agcn_two_stream", f"yes: {trained}")
 
 
 def test_extract_takes_the_checkpoint_of_its_protocol(trained: Path, table: pd.DataFrame, tmp_path: Path) -> None:
@@ -237,6 +243,5 @@ def test_bones_of_tensors_are_those_of_arrays() -> None:
     layout = joint_layout("imigue22")
     joints = np.random.default_rng(0).normal(size=(3, 8, 22)).astype(np.float32)  # (C, T, V)
     expected = joints_to_bones(np.moveaxis(joints, 0, -1), layout)  # (T, V, C)
-    reference = [other for _, other in sorted(layout.bones)]
-    found = to_bones(torch.from_numpy(joints)[..., None], reference)[..., 0]
+    found = joints_to_bones(torch.from_numpy(joints)[..., None], layout)[..., 0]  # (C, T, V, M) as networks have it
     assert np.array_equal(np.moveaxis(found.numpy(), 0, -1), expected)
