@@ -56,7 +56,5 @@ def writing(what: Path) -> Iterator[None]:
                 f"no space left while writing {what}; what was committed is safe. Make space and run the command again"
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise CacheError(
-                f"no permission to write {what}; make it writable or choose another folder with --cache"
-            ) from error
+            raise CacheError(f"no permission to write {what}; make it writable or choose another folder") from error
         raise

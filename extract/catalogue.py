@@ -9,7 +9,7 @@ from typing import Any
 
 from mgcli.extract.backbone import BACKBONES, FAMILIES, MODALITIES, Backbone, backbone_class, family_class
 from mgcli.extract.dataset import DATASETS
-from mgcli.extract.weights import PublishedWeights, find_published
+from mgcli.extract.weights import PublishedWeights, file_sha256, find_published, weights_folders
 from mgcli.extract.weights_agcn import RELEASED
 
 
@@ -55,6 +55,7 @@ def describe_weights(weights_dir: Path | None = None) -> list[dict[str, Any]]:
         published = (kind.published,) if kind.published else ()
         if not published:
             rows.append(_weights_row(name, _other_weights(kind), source=kind.weights_hint or "-"))
+        rows += [_trained_row(name, path) for path in _trained_files(kind, weights_dir)]
         for weights in (*published, *RELEASED.get(name, ())):
             rows.append(_published_row(name, weights, find_published(weights, weights_dir)))
     rows.append(_weights_row("timm:NAME", "the model's own", source=family_class("timm").weights_hint))
@@ -79,6 +80,20 @@ def _other_weights(kind: type[Backbone]) -> str:
 
 def _yes_no(answer: bool) -> str:
     return "yes" if answer else "no"
+
+
+def _trained_files(kind: type[Backbone], weights_dir: Path | None) -> list[Path]:
+    """What `mgcli backbone-train` made for the backbone that its files are named after."""
+    if kind.trained_stem != kind.name:
+        return []
+    return [path for each in weights_folders(weights_dir) for path in sorted(each.glob(f"{kind.name}-*.safetensors"))]
+
+
+def _trained_row(name: str, path: Path) -> dict[str, Any]:
+    size = f"{path.stat().st_size / 1e6:.0f} MB"
+    return _weights_row(
+        name, path.name, size=size, sha256=file_sha256(path)[:8], here=f"yes: {path}", source="mgcli backbone-train"
+    )
 
 
 def _published_row(name: str, weights: PublishedWeights, path: Path | None) -> dict[str, Any]:

@@ -51,7 +51,8 @@ def init(
     cache_format: FormatOption = None,
     protocol: ProtocolOption = None,
     weights: Annotated[
-        str | None, typer.Option(help="Of MViTv2-S, for video and context: a file, or random:SEED; kept in mgcli.toml.")
+        str | None,
+        typer.Option(help="Of MViTv2-S, a file; or random:SEED, of SwinFace too; kept in mgcli.toml."),
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing mgcli.toml.")] = False,
 ) -> None:
@@ -63,7 +64,8 @@ def init(
     given = {key: value for key, value in given.items() if value is not None}
     if weights is not None:
         weights = str(Path(weights).resolve()) if Path(weights).is_file() else weights
-        given["extract"] = {modality: {"weights": weights} for modality in ("video", "context")}
+        filled = ("video", "context", "face") if weights.startswith("random:") else ("video", "context")
+        given["extract"] = {modality: {"weights": weights} for modality in filled}
     project = Project(dataset=dataset, root=root, protocol=protocol or dataset, **given)
     table = load_project_clips(project)
     path = write_project(project, Path.cwd(), overwrite=overwrite)

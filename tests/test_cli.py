@@ -18,6 +18,7 @@ import typer
 from samples import make_table, make_tokens
 from tiny_media import make_video
 
+from mgcli.cache import load_project
 from mgcli.cli import app
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -104,6 +105,8 @@ def test_both_commands_run_as_they_stand_in_a_project_folder(tmp_path: Path) -> 
         rows.append(f"c{i},v{i}.mp4,s{i // 2},{'test' if i >= 4 else 'train'},{('win', 'lose')[i % 2]}")
     (tmp_path / "clips.csv").write_text("\n".join(rows))
     mgcli("init", "table", "--clips", "clips.csv", "--weights", "random:0", cwd=tmp_path)
+    kept = load_project(tmp_path).extract
+    assert kept == {modality: {"weights": "random:0"} for modality in ("video", "context", "face")}
     assert "6 clips done" in mgcli("extract", "--modality", "video", cwd=tmp_path).stdout
     assert "6 there already" in mgcli("extract", "--modality", "video", cwd=tmp_path).stdout
     assert "weights: video random:0" in mgcli("fuse-train", "--task", "emotion", cwd=tmp_path).stdout
