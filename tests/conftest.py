@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from planted import planted_cache
 from samples import FORMATS
 
 from mgcli.cache import FeatureCache, open_cache
@@ -27,3 +28,9 @@ def clips_csv(tmp_path: Path) -> Callable[[str], Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> FeatureCache:
+    """A small exclusive-or of `video` and `pose`."""
+    return planted_cache(tmp_path / "features")

@@ -9,6 +9,10 @@ import pandas as pd
 from samples import make_spec
 
 from mgcli.cache import FeatureCache, check_clip_table, open_cache
+from mgcli.fuse import HeadConfig, TrainConfig
+
+# A training for the traces it leaves, not for its scores.
+QUICK = TrainConfig(epochs=2, min_steps=1, head=HeadConfig(width=16, num_heads=2, rank=8))
 
 
 def planted_tokens(
@@ -83,3 +87,8 @@ def planted_cache(
                 writer.add(clip_id, clip_tokens)
     cache.write_clips(check_clip_table(table), "planted")
     return cache
+
+
+def clips_of(cache: FeatureCache, **columns: object) -> pd.DataFrame:
+    """The cache's clip table with some columns replaced."""
+    return cache.read_clips().assign(**columns)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from golden_weights import golden_skeletons, golden_state, scaled_error
+from released_forms import as_old_torch, as_openmmlab, with_module
 from torch import Tensor
 
 from mgcli.extract import BackboneError, WeightsError, create_backbone
@@ -65,27 +65,9 @@ def test_a_released_checkpoint_gives_the_golden_outputs(case: str, tmp_path: Pat
     torch.testing.assert_close(backbone.embed(inputs)[:, 0], pooled, rtol=1e-5, atol=1e-5)
 
 
-def as_old_torch(state: dict[str, Tensor]) -> dict[str, Any]:
-    """As PyTorch 0.3 wrote it from a parallel wrapper, with the bone file's name for `down`."""
-    kept = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
-    return OrderedDict((f"module.{key}".replace(".down.", ".conv_res."), value) for key, value in kept.items())
-
-
-def as_pyskl(state: dict[str, Tensor]) -> dict[str, Any]:
-    renamed = {"backbone.A": torch.zeros(3, 25, 25)}
-    for key, value in state.items():
-        block, _, rest = key.partition(".")
-        if block == "fc":
-            renamed[f"cls_head.fc_cls.{rest}"] = value
-        elif block == "data_bn":
-            renamed[f"backbone.{key}"] = value
-        else:
-            rest = {"gcn1.PA": "gcn.A"}.get(rest, rest.replace("gcn1.", "gcn.").replace("tcn1.", "tcn."))
-            renamed[f"backbone.gcn.{int(block[1:]) - 1}.{rest}"] = value
-    return {"meta": {"epoch": 16}, "state_dict": renamed}
-
-
-@pytest.mark.parametrize(("case", "rewrite"), [("agcn_ntu", as_old_torch), ("aagcn_ntu", as_pyskl)])
+@pytest.mark.parametrize(
+    ("case", "rewrite"), [("agcn_ntu", lambda state: with_module(as_old_torch(state))), ("aagcn_ntu", as_openmmlab)]
+)
 def test_every_way_to_write_a_checkpoint_gives_the_same_network(
     case: str, rewrite: Callable[[dict[str, Tensor]], dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -62,7 +62,13 @@ def write_table(folder: Path, videos: Path) -> None:
 def start_run(folder: Path, log: Path, delay_s: float) -> subprocess.Popen[bytes]:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", RUNNER, str(folder), str(log), str(delay_s)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
 
 
 def committed(folder: Path) -> tuple[FeatureCache, dict[str, bytes]]:
