@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from mgcli.cache.durable import committed_file, writing
     from mgcli.cache.errors import CacheError, ClipTableError, MgcliError, NonFiniteTokensError, ProjectError
     from mgcli.cache.exchange import ImportReport, import_features
-    from mgcli.cache.maintain import VerifyReport, remove_feature_set, verify_cache
+    from mgcli.cache.feature_set import Failure, FeatureSet
+    from mgcli.cache.maintain import remove_feature_set
     from mgcli.cache.named import named_class
     from mgcli.cache.progress import Progress, warn
     from mgcli.cache.project import Project, load_project, write_project
+    from mgcli.cache.selection import ClipSelection
     from mgcli.cache.spec import FeatureSpec
-    from mgcli.cache.store import Failure, FeatureCache, FeatureSet, open_cache
+    from mgcli.cache.store import FeatureCache, open_cache
+    from mgcli.cache.verify import VerifyReport, verify_cache
     from mgcli.cache.writer import FeatureWriter
 
 __all__ = [
@@ -31,6 +34,7 @@ __all__ = [
     "SPLITS",
     "TASKS",
     "CacheError",
+    "ClipSelection",
     "ClipTableError",
     "Failure",
     "FeatureCache",
@@ -70,12 +74,15 @@ __getattr__ = lazy_names(
         "durable": "committed_file writing",
         "errors": "CacheError ClipTableError MgcliError NonFiniteTokensError ProjectError",
         "exchange": "ImportReport import_features",
-        "maintain": "VerifyReport remove_feature_set verify_cache",
+        "feature_set": "Failure FeatureSet",
+        "maintain": "remove_feature_set",
         "named": "named_class",
         "progress": "Progress warn",
         "project": "Project load_project write_project",
+        "selection": "ClipSelection",
         "spec": "FeatureSpec",
-        "store": "Failure FeatureCache FeatureSet open_cache",
+        "store": "FeatureCache open_cache",
+        "verify": "VerifyReport verify_cache",
         "writer": "FeatureWriter",
     },
 )

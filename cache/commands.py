@@ -28,7 +28,7 @@ def info(cache: CacheOption = None, as_json: JsonOption = False) -> None:
 @app.command()
 def verify(cache: CacheOption = None, as_json: JsonOption = False) -> None:
     """Check every part: readable, shapes, offsets, ids and all checksums."""
-    from mgcli.cache.maintain import verify_cache
+    from mgcli.cache.verify import verify_cache
 
     report = verify_cache(open_project_cache(cache))
     print_result(report.to_json(), report.summary(), as_json)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import google_crc32c
 
 from mgcli.cache.errors import CacheError
 
@@ -58,3 +62,46 @@ def writing(what: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise CacheError(f"no permission to write {what}; make it writable or choose another folder") from error
         raise
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Keep a JSON object in a file, with a checksum of the rest as its last field."""
+    with committed_file(path) as temporary:
+        temporary.write_text(json.dumps(content | {"crc32c": json_checksum(content)}, indent=1) + "\n")
+
+
+def json_checksum(content: dict[str, Any]) -> int:
+    """CRC-32C of a JSON object's canonical text, without its field `crc32c`."""
+    covered = {key: value for key, value in content.items() if key != "crc32c"}
+    return google_crc32c.value(json.dumps(covered, sort_keys=True).encode("utf-8"))
+
+
+def checked_json(path: Path) -> dict[str, Any]:
+    """What `write_json` kept.
+
+    Raises:
+        CacheError: it is missing or damaged, or was edited.
+    """
+    content = read_json(path)
+    if content.get("crc32c") != json_checksum(content):
+        raise CacheError(f"{path} does not match its checksum: it is damaged, or was edited; restore it from a copy")
+    return content
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object in a file.
+
+    Raises:
+        CacheError: missing, damaged, or no permission.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CacheError(f"{path} is missing; restore it from a copy of the cache") from None
+    except PermissionError:
+        raise CacheError(f"no permission to read {path}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CacheError(f"{path} is damaged ({error}); restore it from a copy of the cache") from None
+    if not isinstance(content, dict):
+        raise CacheError(f"{path} is damaged: it holds no JSON object; restore it from a copy of the cache")
+    return content

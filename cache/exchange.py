@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 
 from mgcli.cache.errors import CacheError, MgcliError
+from mgcli.cache.feature_set import Failure, FeatureSet
 from mgcli.cache.part import array_checksum, to_stored
 from mgcli.cache.spec import FeatureSpec
-from mgcli.cache.store import Failure, FeatureCache, FeatureSet
+from mgcli.cache.store import FeatureCache
 
 
 @dataclass(frozen=True)

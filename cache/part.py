@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,7 +40,15 @@ PART_FORMATS: dict[str, str] = {  # format -> where it is; imported when asked f
     "hdf5": "mgcli.cache.part_hdf5:Hdf5Part",
     "zarr": "mgcli.cache.part_zarr:ZarrPart",
 }
-_NUMPY_DTYPES = {"float16": np.float16, "float32": np.float32, "bfloat16": np.uint16}
+ARRAY_DTYPES = {  # of the arrays that every part has, beside the strings of `clip_id` and the tokens
+    "offset": np.dtype(np.int64),
+    "source": np.dtype(np.uint64),
+    "view": np.dtype(np.int16),
+    "time_s": np.dtype(np.float32),
+    "valid": np.dtype(bool),
+    "crc32c": np.dtype(np.uint32),
+}
+STORED_NUMPY_DTYPES = {"float16": np.float16, "float32": np.float32, "bfloat16": np.uint16}
 
 
 @dataclass(frozen=True)
@@ -58,16 +65,12 @@ class ClipTokens:
 
 
 @dataclass(frozen=True)
-class Problem:
-    """One fault that `verify` found."""
+class RawTokens:
+    """Where the tokens of a part lie as plain bytes, row after row."""
 
-    part: str
-    clip_id: str  # empty where the fault is not one clip's
-    problem: str
-
-    def to_json(self) -> dict[str, str]:
-        """The problem as a JSON object."""
-        return {"part": self.part, "clip_id": self.clip_id, "problem": self.problem}
+    offset_bytes: int  # of the first row, in the part's `token_file`
+    shape: tuple[int, int]  # (R, D)
+    dtype: np.dtype
 
 
 class Part(ABC):
@@ -92,19 +95,32 @@ class Part(ABC):
 
     @abstractmethod
     def read_attributes(self) -> dict[str, Any]:
-        """The attributes, as `part_attributes` made them."""
+        """The attributes, as `pack_clips` made them."""
+
+    def shown_attributes(self) -> dict[str, Any]:
+        """The attributes as a program that knows only the storage library finds them."""
+        return self.read_attributes()
 
     @abstractmethod
     def array_shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Shape and type of every array, by name."""
 
     @abstractmethod
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Rows [start, stop) of one array, through the library's own reader."""
+    def read_arrays(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Some arrays, whole, through the library's own reader."""
 
     @abstractmethod
-    def map_tokens(self) -> np.ndarray | None:
-        """The tokens as a read-only memory map, or None where they do not lie raw in one file."""
+    def read_rows(self, name: str, runs: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+        """Rows [start, stop) of one array for each run, through the library's own reader."""
+
+    @abstractmethod
+    def raw_tokens(self) -> RawTokens | None:
+        """Where the tokens can be mapped, or None where they do not lie raw in one file."""
+
+    @staticmethod
+    @abstractmethod
+    def token_file(path: Path) -> Path:
+        """The file that `raw_tokens` speaks of."""
 
     @property
     @abstractmethod
@@ -126,85 +142,6 @@ class Part(ABC):
                 "Upgrade with: pip install -U mgcli"
             )
         return attributes
-
-    @cached_property
-    def clip_id(self) -> list[str]:
-        """Clip ids, in part order."""
-        return [str(clip_id) for clip_id in self.read("clip_id")]
-
-    @cached_property
-    def source(self) -> np.ndarray:
-        """(n,) uint64."""
-        return self.read("source")
-
-    @cached_property
-    def view(self) -> np.ndarray:
-        """(n,) int16."""
-        return self.read("view")
-
-    @cached_property
-    def offset(self) -> np.ndarray:
-        """(n + 1,) int64."""
-        return self.read("offset")
-
-    @cached_property
-    def time_s(self) -> np.ndarray:
-        """(R,) float32."""
-        return self.read("time_s")
-
-    @cached_property
-    def valid(self) -> np.ndarray:
-        """(R,) bool."""
-        return self.read("valid")
-
-    @cached_property
-    def _map(self) -> np.ndarray | None:
-        return self.map_tokens()
-
-    def tokens(self, start: int, stop: int) -> np.ndarray:
-        """Token rows [start, stop) in the stored type: a view of the memory map where there is one."""
-        return self._map[start:stop] if self._map is not None else self.read("tokens", start, stop)
-
-    def find_problems(self, fingerprint: str, dtype: str, dim: int) -> list[Problem]:
-        """Every fault of this part: readable, of this feature set, shapes, offsets, all checksums."""
-        try:
-            return [Problem(self.name, clip_id, text) for clip_id, text in self._faults(fingerprint, dtype, dim)]
-        except Exception as error:  # whatever the storage library trips over is what verify is for
-            return [Problem(self.name, "", f"cannot be read: {error}")]
-
-    def _faults(self, fingerprint: str, dtype: str, dim: int) -> list[tuple[str, str]]:
-        attributes = self.attributes
-        if attributes.get("checksum") != _attributes_checksum(attributes):
-            return [("", "the attributes do not match their checksum")]
-        if attributes["fingerprint"] != fingerprint:
-            return [("", f"belongs to fingerprint {attributes['fingerprint']}, not to {fingerprint}")]
-        num_clips, num_rows = attributes["clips"], attributes["rows"]
-        shapes = self.array_shapes()
-        if shapes.get("tokens") != ((num_rows, dim), np.dtype(_NUMPY_DTYPES[dtype])):
-            return [("", f"tokens are {shapes.get('tokens')}, expected ({num_rows}, {dim}) of {dtype}")]
-        if set(shapes) != {"tokens", *attributes["crc32c"]}:
-            return [("", f"holds the arrays {sorted(shapes)}, expected {sorted(attributes['crc32c'])} and tokens")]
-        faults = [
-            ("", f"array {name} does not match its checksum")
-            for name, checksum in attributes["crc32c"].items()
-            if array_checksum(self.read(name)) != checksum
-        ]
-        if faults:
-            return faults
-        offset, ids, checksums = self.offset, self.clip_id, self.read("crc32c")
-        lengths = {"offset": len(offset) - 1, "clip_id": len(ids), "crc32c": len(checksums)}
-        lengths |= {"source": len(self.source), "view": len(self.view)}
-        rows = {"time_s": len(self.time_s), "valid": len(self.valid)}
-        if set(lengths.values()) != {num_clips} or set(rows.values()) != {num_rows}:
-            return [("", f"arrays of {lengths | rows} entries for {num_clips} clips and {num_rows} rows")]
-        if offset[0] != 0 or offset[-1] != num_rows or (np.diff(offset) < 1).any():
-            return [("", "offsets do not divide the rows among the clips")]
-        keys = Counter(zip(ids, self.source.tolist(), self.view.tolist(), strict=True))
-        faults += [(key[0], "is in this part twice") for key, count in keys.items() if count > 1]
-        for i, clip_id in enumerate(ids):
-            if array_checksum(self.tokens(int(offset[i]), int(offset[i + 1]))) != checksums[i]:
-                faults.append((clip_id, "tokens do not match their checksum"))
-        return faults
 
 
 def part_class(format: str) -> type[Part]:
@@ -244,7 +181,7 @@ def pack_clips(clips: Sequence[ClipTokens], fingerprint: str) -> tuple[dict[str,
         "rows": int(sum(lengths)),
         "crc32c": {name: array_checksum(array) for name, array in arrays.items() if name != "tokens"},
     }
-    attributes["checksum"] = _attributes_checksum(attributes)
+    attributes["checksum"] = attributes_checksum(attributes)
     return arrays, attributes
 
 
@@ -274,7 +211,7 @@ def to_stored(tokens: np.ndarray, dtype: str, clip_id: str) -> np.ndarray:
             stored = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
             finite = np.isfinite(from_stored(stored, dtype)).all()
         else:
-            stored = np.ascontiguousarray(tokens, dtype=_NUMPY_DTYPES[dtype])
+            stored = np.ascontiguousarray(tokens, dtype=STORED_NUMPY_DTYPES[dtype])
             finite = np.isfinite(stored).all()
     if not finite:
         largest = float(np.abs(tokens).max())
@@ -287,6 +224,6 @@ def from_stored(stored: np.ndarray, dtype: str) -> np.ndarray:
     return (stored.astype(np.uint32) << 16).view(np.float32) if dtype == "bfloat16" else stored
 
 
-def _attributes_checksum(attributes: dict[str, Any]) -> int:
+def attributes_checksum(attributes: dict[str, Any]) -> int:
     covered = {key: value for key, value in attributes.items() if key != "checksum"}
     return google_crc32c.value(json.dumps(covered, sort_keys=True).encode("utf-8"))

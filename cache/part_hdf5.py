@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import h5py
 import numpy as np
 
 from mgcli.cache.durable import committed_file
-from mgcli.cache.part import Part
+from mgcli.cache.part import Part, RawTokens
+
+_ALIGN_FROM_BYTES, _ALIGN_BYTES = 2048, 4096  # arrays of this size start on a page, so that they map well
 
 
 class Hdf5Part(Part):
@@ -28,7 +31,12 @@ class Hdf5Part(Part):
     def write(path: Path, arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> None:
         """Write under a temporary name, flush to disk, rename."""
         # v110: object headers carry checksums, and every HDF5 since 1.10 reads it
-        with committed_file(path) as temporary, h5py.File(temporary, "x", libver=("v110", "v110")) as file:
+        layout = {
+            "libver": ("v110", "v110"),
+            "alignment_threshold": _ALIGN_FROM_BYTES,
+            "alignment_interval": _ALIGN_BYTES,
+        }
+        with committed_file(path) as temporary, h5py.File(temporary, "x", **layout) as file:
             for key, value in attributes.items():
                 file.attrs[key] = json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
             for name, array in arrays.items():
@@ -37,7 +45,7 @@ class Hdf5Part(Part):
 
     def read_attributes(self) -> dict[str, Any]:
         """See `Part`."""
-        with h5py.File(self.path, "r") as file:
+        with self._open() as file:
             attributes = {key: value.item() if hasattr(value, "item") else value for key, value in file.attrs.items()}
         return {key: json.loads(value) if key == "crc32c" else value for key, value in attributes.items()}
 
@@ -49,28 +57,45 @@ class Hdf5Part(Part):
             if isinstance(item, h5py.Dataset):
                 shapes[name] = (item.shape, item.dtype)
 
-        with h5py.File(self.path, "r") as file:
+        with self._open() as file:
             file.visititems(visit)
         return shapes
 
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+    def read_arrays(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         """See `Part`."""
-        with h5py.File(self.path, "r") as file:
-            dataset = file[name]
-            return dataset.asstr()[start:stop] if h5py.check_string_dtype(dataset.dtype) else dataset[start:stop]
+        with self._open() as file:
+            return {name: _plain(file[name])[:] for name in names}
 
-    def map_tokens(self) -> np.ndarray | None:
+    def read_rows(self, name: str, runs: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+        """See `Part`."""
+        with self._open() as file:
+            dataset = _plain(file[name])
+            return [dataset[start:stop] for start, stop in runs]
+
+    def raw_tokens(self) -> RawTokens | None:
         """See `Part`; None for a file that another program wrote chunked, compressed or big-endian."""
-        with h5py.File(self.path, "r") as file:
+        with self._open() as file:
             dataset = file["tokens"]
             offset_bytes = dataset.id.get_offset()
             external = dataset.id.get_create_plist().get_external_count()
             if offset_bytes is None or dataset.chunks is not None or external or not dataset.dtype.isnative:
                 return None
-            shape, dtype = dataset.shape, dataset.dtype
-        return np.memmap(self.path, dtype=dtype, mode="r", offset=offset_bytes, shape=shape)
+            return RawTokens(offset_bytes, dataset.shape, dataset.dtype)
+
+    @staticmethod
+    def token_file(path: Path) -> Path:
+        """See `Part`."""
+        return path
 
     @property
     def num_bytes(self) -> int:
         """See `Part`."""
         return self.path.stat().st_size
+
+    def _open(self) -> h5py.File:
+        return h5py.File(self.path, "r", locking=False)  # a part never changes; network disks often cannot lock
+
+
+def _plain(dataset: h5py.Dataset) -> h5py.Dataset:
+    """The data set, its strings as text."""
+    return dataset.asstr() if h5py.check_string_dtype(dataset.dtype) else dataset

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import zarr
 from zarr.storage import LocalStore
 
 from mgcli.cache.durable import committed_file, sync
-from mgcli.cache.part import Part
+from mgcli.cache.part import Part, RawTokens
 
 _COMMIT_FILE = "part.json"
 _CHUNK_BYTES = 1 << 20
@@ -64,6 +65,10 @@ class ZarrPart(Part):
         """See `Part`."""
         return json.loads((self.path / _COMMIT_FILE).read_text())
 
+    def shown_attributes(self) -> dict[str, Any]:
+        """See `Part`; `part.json` repeats them, as its last word."""
+        return dict(self._group().attrs)
+
     def array_shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """See `Part`."""
         group = self._group()
@@ -71,11 +76,21 @@ class ZarrPart(Part):
         members = {name: group[name] for name in names if name != "."}
         return {name: (item.shape, item.dtype) for name, item in members.items() if isinstance(item, zarr.Array)}
 
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+    def read_arrays(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         """See `Part`."""
-        return np.asarray(self._group()[name][start:stop])  # type: ignore[index]
+        group = self._group()
+        arrays = {name: np.asarray(group[name][:]) for name in names}  # type: ignore[index]
+        self._expect_committed()
+        return arrays
 
-    def map_tokens(self) -> np.ndarray | None:
+    def read_rows(self, name: str, runs: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+        """See `Part`."""
+        array = self._group()[name]
+        rows = [np.asarray(array[start:stop]) for start, stop in runs]  # type: ignore[index]
+        self._expect_committed()
+        return rows
+
+    def raw_tokens(self) -> RawTokens | None:
         """See `Part`; None unless the metadata and the shard's own index say that the rows lie raw, in order."""
         metadata = json.loads((self.path / "tokens" / "zarr.json").read_text())
         shard_rows = metadata["chunk_grid"]["configuration"]["chunk_shape"][0]
@@ -95,15 +110,29 @@ class ZarrPart(Part):
             return None
         dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
         chunk_rows = settings["chunk_shape"][0]
-        shard = self.path / _SHARD_FILE
+        shard = self.token_file(self.path)
         if not _chunks_in_order(shard, shard_rows // chunk_rows, chunk_rows * dim * dtype.itemsize):
             return None
-        return np.memmap(shard, dtype=dtype, mode="r", shape=(num_rows, dim))
+        return RawTokens(0, (num_rows, dim), dtype)
+
+    @staticmethod
+    def token_file(path: Path) -> Path:
+        """See `Part`."""
+        return path / _SHARD_FILE
 
     @property
     def num_bytes(self) -> int:
         """See `Part`."""
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+
+    def _expect_committed(self) -> None:
+        """Zarr gives zeros for a chunk that is gone: after a read, the part must still be there.
+
+        Raises:
+            FileNotFoundError: it was removed meanwhile; whoever removes a part makes `part.json` vanish first.
+        """
+        if not self.is_committed(self.path):
+            raise FileNotFoundError(self.path)
 
     def _group(self) -> zarr.Group:
         return zarr.open_group(LocalStore(self.path, read_only=True), mode="r", zarr_format=3)

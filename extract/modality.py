@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -132,11 +131,8 @@ def missing_clips(
 ) -> list[ClipRequest]:
     """Requests for the clips whose tokens are not committed, numbered from `first_number` on."""
     sources = clips[f"{backbone.reads}_source"]
-    has = [
-        bool(source) and feature_set.has(clip_id, source)
-        for clip_id, source in zip(clips["clip_id"], sources, strict=True)
-    ]
-    missing = clips[~np.array(has, dtype=bool)]
+    has = feature_set.holds(clips["clip_id"].tolist(), sources.tolist())
+    missing = clips[~has | (sources == "").to_numpy(dtype=bool)]
     return clip_requests(missing, backbone, feature_set.spec.modality, first_number=first_number)
 
 

@@ -159,15 +159,11 @@ def _load_modality(features: FeatureSet, table: pd.DataFrame) -> ModalityTokens:
     clip_ids = table["clip_id"].tolist()
     column = features.spec.source_column
     sources = table[column].tolist() if column is not None and column in table else [""] * len(table)
-    there = set(features.clips().query("view == 0")["clip_id"])
-
-    def has_tokens(clip_id: str, source: str) -> bool:
-        return clip_id in there and (not source or features.has(clip_id, source))
-
-    known = [i for i, key in enumerate(zip(clip_ids, sources, strict=True)) if has_tokens(*key)]
+    known = np.flatnonzero(features.holds(clip_ids, sources)).tolist()
     ids, id_sources = [clip_ids[i] for i in known], [sources[i] for i in known]
-    stored, offsets = features.load(ids, sources=id_sources)
-    time_s, valid = features.load_times(ids, sources=id_sources)
+    selection = features.select(ids, sources=id_sources)
+    stored, offsets = selection.load()
+    time_s, valid = selection.load_companions("time_s"), selection.load_companions("valid")
     length = np.diff(offsets)
     start, count = np.zeros(len(table), np.int64), np.zeros(len(table), np.int64)
     start[known], count[known] = offsets[:-1], length

@@ -61,7 +61,7 @@ def test_given_faces_become_tokens_with_expressions(tmp_path: Path) -> None:
     assert tokens.shape == (4, 512)
     assert valid.tolist() == [False, False, True, True]
     np.testing.assert_allclose(time_s, [0.1, 0.3, 0.5, 0.7], atol=1e-6)
-    probabilities = found.parts()[0].read("aux/expression")
+    probabilities = found.parts()[0].read_arrays(["aux/expression"])["aux/expression"]
     assert probabilities.shape == (4, 7)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     again = extract_faces(tmp_path, table).modalities["face"]
