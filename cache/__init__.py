@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from mgcli.cache.errors import CacheError, ClipTableError, MgcliError, NonFiniteTokensError, ProjectError
     from mgcli.cache.exchange import ImportReport, import_features
     from mgcli.cache.feature_set import Failure, FeatureSet
-    from mgcli.cache.maintain import remove_feature_set
+    from mgcli.cache.maintain import CompactReport, GarbageReport, collect_garbage, compact, remove_feature_set
+    from mgcli.cache.merge import MergeReport, merge_cache
     from mgcli.cache.named import named_class
     from mgcli.cache.progress import Progress, warn
     from mgcli.cache.project import Project, load_project, write_project
@@ -36,12 +37,15 @@ __all__ = [
     "CacheError",
     "ClipSelection",
     "ClipTableError",
+    "CompactReport",
     "Failure",
     "FeatureCache",
     "FeatureSet",
     "FeatureSpec",
     "FeatureWriter",
+    "GarbageReport",
     "ImportReport",
+    "MergeReport",
     "MgcliError",
     "NonFiniteTokensError",
     "Progress",
@@ -49,13 +53,16 @@ __all__ = [
     "ProjectError",
     "VerifyReport",
     "check_clip_table",
+    "collect_garbage",
     "committed_file",
+    "compact",
     "describe_clips",
     "draw_validation",
     "import_features",
     "label_classes",
     "lazy_names",
     "load_project",
+    "merge_cache",
     "named_class",
     "open_cache",
     "read_clip_table",
@@ -75,7 +82,8 @@ __getattr__ = lazy_names(
         "errors": "CacheError ClipTableError MgcliError NonFiniteTokensError ProjectError",
         "exchange": "ImportReport import_features",
         "feature_set": "Failure FeatureSet",
-        "maintain": "remove_feature_set",
+        "maintain": "CompactReport GarbageReport collect_garbage compact remove_feature_set",
+        "merge": "MergeReport merge_cache",
         "named": "named_class",
         "progress": "Progress warn",
         "project": "Project load_project write_project",

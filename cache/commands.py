@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from mgcli.cache.console import EXIT_FAULT, CacheOption, JsonOption, open_project_cache, print_result
+from mgcli.cache.console import EXIT_FAULT, EXIT_SOME_FAILED, CacheOption, JsonOption, open_project_cache, print_result
 
 app = typer.Typer(help="Look after the feature cache.", no_args_is_help=True)
 
@@ -26,14 +28,78 @@ def info(cache: CacheOption = None, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def verify(cache: CacheOption = None, as_json: JsonOption = False) -> None:
+def verify(
+    cache: CacheOption = None,
+    fast: Annotated[bool, typer.Option("--fast", help="All but the bytes of the tokens.")] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; default: one a core where it pays.")] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Check every part: readable, shapes, offsets, ids and all checksums."""
+    from mgcli.cache.progress import shown_progress
     from mgcli.cache.verify import verify_cache
 
-    report = verify_cache(open_project_cache(cache))
+    report = verify_cache(open_project_cache(cache), fast=fast, jobs=jobs, progress=shown_progress("verify", "part"))
     print_result(report.to_json(), report.summary(), as_json)
     if not report.ok:
         raise typer.Exit(EXIT_FAULT)
+
+
+@app.command()
+def gc(
+    cache: CacheOption = None,
+    older_than_h: Annotated[float, typer.Option(min=0.0, help="Age in hours from which a writer is dead.")] = 24.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove what killed writers left behind; committed clips are never touched."""
+    from mgcli.cache.maintain import collect_garbage
+
+    report = collect_garbage(open_project_cache(cache), age_s=older_than_h * 3600, dry_run=dry_run)
+    print_result(report.to_json(), ("would remove " if dry_run else "removed ") + report.summary(), as_json)
+
+
+@app.command()
+def compact(
+    name: Annotated[
+        str | None, typer.Argument(help="Folder name or start of a fingerprint; default: every set.")
+    ] = None,
+    cache: CacheOption = None,
+    part_mb: Annotated[int, typer.Option(min=1, help="Size of a new part in MB.")] = 256,
+    as_json: JsonOption = False,
+) -> None:
+    """Make few large parts of many small ones, in order of clips, and drop duplicates."""
+    from mgcli.cache.feature_set import FeatureSet
+    from mgcli.cache.maintain import compact as compact_set
+    from mgcli.cache.progress import shown_progress
+
+    opened = open_project_cache(cache)
+    sets = opened.feature_sets() if name is None else [FeatureSet.open(opened.set_folder(name), opened.format)]
+    reports = [compact_set(each, part_bytes=part_mb << 20, progress=shown_progress("compact", "part")) for each in sets]
+    if as_json:
+        typer.echo(json.dumps([report.to_json() for report in reports]))
+    else:
+        typer.echo("\n".join(report.summary() for report in reports) or "nothing to compact: the cache is empty")
+
+
+@app.command()
+def merge(
+    others: Annotated[list[Path], typer.Argument(help="Caches that other machines made.")],
+    cache: CacheOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring the clips of other caches into this one; what is here already stays as it is."""
+    from mgcli.cache.merge import merge_cache
+    from mgcli.cache.progress import shown_progress
+    from mgcli.cache.store import open_cache
+
+    target = open_project_cache(cache)
+    reports = [merge_cache(target, open_cache(other), progress=shown_progress("merge", "part")) for other in others]
+    if as_json:
+        typer.echo(json.dumps([report.to_json() for report in reports]))
+    else:
+        typer.echo("\n".join(report.summary() for report in reports))
+    if any(report.conflicts for report in reports):
+        raise typer.Exit(EXIT_SOME_FAILED)
 
 
 @app.command("rm")

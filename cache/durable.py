@@ -54,8 +54,7 @@ def writing(what: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in str(error)
-        if full:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise CacheError(
                 f"no space left while writing {what}; what was committed is safe. Make space and run the command again"
             ) from error
@@ -67,7 +66,7 @@ def writing(what: Path) -> Iterator[None]:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Keep a JSON object in a file, with a checksum of the rest as its last field."""
     with committed_file(path) as temporary:
-        temporary.write_text(json.dumps(content | {"crc32c": json_checksum(content)}, indent=1) + "\n")
+        temporary.write_text(json.dumps(content | {"crc32c": json_checksum(content)}, indent=1))
 
 
 def json_checksum(content: dict[str, Any]) -> int:

@@ -29,6 +29,7 @@ _ENTRY_COLUMNS = {
     "count": np.int64,  # number of rows
     "source": np.uint64,
     "view": np.int16,
+    "crc32c": np.uint32,  # of its tokens
     "id_hash": np.uint64,
     "id_bytes": np.int64,  # length of the id in UTF-8
 }
@@ -70,7 +71,7 @@ class EntryIndex:
         try:
             attributes = part.attributes
             num_rows = attributes["rows"]
-            arrays = part.read_arrays(("clip_id", "source", "view", "offset"))
+            arrays = part.read_arrays(("clip_id", "source", "view", "offset", "crc32c"))
             damaged = [name for name in arrays if array_checksum(arrays[name]) != attributes["crc32c"][name]]
             if damaged or attributes["checksum"] != attributes_checksum(attributes):
                 raise ValueError(f"{', '.join(damaged) or 'its attributes'} does not match the checksum")
@@ -95,6 +96,7 @@ class EntryIndex:
             "count": np.diff(offset),
             "source": arrays["source"],
             "view": arrays["view"],
+            "crc32c": arrays["crc32c"],
             "id_hash": _hashes(encoded),
             "id_bytes": np.array([len(each) for each in encoded]),
         }

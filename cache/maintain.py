@@ -1,30 +1,172 @@
-"""Look after a cache: remove what is not wanted."""
+"""Look after a cache: remove what is not wanted or was never finished, and make few large parts of many small."""
 
 from __future__ import annotations
 
 import secrets
 import shutil
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from mgcli.cache.copying import plan_lots, read_lot
 from mgcli.cache.durable import TEMPORARY_PREFIX, writing
 from mgcli.cache.errors import CacheError
+from mgcli.cache.feature_set import SPEC_FILE, FeatureSet
+from mgcli.cache.part import open_part, pack_clips, part_class, part_name
 from mgcli.cache.store import FeatureCache
+
+PART_BYTES = 256 << 20  # of a compacted part
+GARBAGE_AGE_S = 24 * 3600.0  # a writer that has been silent for so long is dead
+
+
+@dataclass(frozen=True)
+class GarbageReport:
+    """What `collect_garbage` removed, or would remove."""
+
+    removed: list[str]  # relative to the cache
+    num_bytes: int
+    kept: int  # leftovers too young to be sure that their writer is dead
+
+    def summary(self) -> str:
+        """The report for people."""
+        young = f"; {self.kept} too young to touch (see --older-than-h)" if self.kept else ""
+        lines = [f"{len(self.removed)} leftover(s), {self.num_bytes / 1e6:.1f} MB{young}"]
+        return "\n".join(lines + [f"  {name}" for name in self.removed])
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as a JSON object."""
+        return vars(self)
+
+
+@dataclass(frozen=True)
+class CompactReport:
+    """What `compact` did to one feature set."""
+
+    feature_set: str
+    clips: int
+    parts_before: int
+    parts_after: int
+    duplicates: int  # entries that another part held too, now gone
+
+    def summary(self) -> str:
+        """The report for people."""
+        if self.parts_before == self.parts_after and not self.duplicates:
+            return f"{self.feature_set}: {self.clips} clips in {self.parts_after} part(s), nothing to do"
+        gone = f", {self.duplicates} duplicate(s) removed" if self.duplicates else ""
+        return f"{self.feature_set}: {self.clips} clips, {self.parts_before} -> {self.parts_after} part(s){gone}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as a JSON object."""
+        return vars(self)
+
+
+def compact(
+    features: FeatureSet,
+    *,
+    part_bytes: int = PART_BYTES,
+    progress: Callable[[list[int]], Iterable[int]] = iter,
+) -> CompactReport:
+    """Write all entries anew, in order of their clip ids, in parts of about `part_bytes`; then remove the old parts.
+
+    Readers and writers may go on meanwhile. Killed at any moment it leaves every clip, some of them twice.
+
+    Args:
+        features: which set.
+        part_bytes: of the tokens of a new part.
+        progress: wraps the list of the new parts' numbers, to show how far it is.
+
+    Raises:
+        CacheError: a damaged part, or too little space: nothing is lost.
+    """
+    features.refresh()
+    reader = features.reader
+    index, old = reader.index, reader.parts  # not the parts that may have come since
+    winners = index.winners
+    ids = index.clip_ids(winners)
+    source, view = index.entries["source"][winners], index.entries["view"][winners]
+    order = sorted(range(len(winners)), key=lambda i: (ids[i], view[i], source[i]))
+    entries = winners[np.array(order, dtype=np.int64)]
+    lots = plan_lots(reader, entries, part_bytes)
+    duplicates = len(index) - len(winners)
+    in_order = not duplicates and bool((np.diff(entries) > 0).all())
+    if in_order and len(old) <= len(lots) and {part.format for part in old} <= {features.format}:
+        return CompactReport(features.name, len(winners), len(old), len(old), 0)
+    tokens_bytes = int(index.entries["count"][entries].sum()) * features.spec.dim * reader.dtype.itemsize
+    _check_space(features.path, tokens_bytes)
+    # The new parts take the lowest number, so that they come before every part that others write meanwhile:
+    # they hold what counts, and stay what counts.
+    number = min(part.number for part in old)
+    cls, folder = part_class(features.format), features.path / "parts"
+    for place in progress(list(range(len(lots)))):
+        arrays, attributes = pack_clips(read_lot(reader, lots[place]), features.spec.fingerprint)
+        with writing(folder):
+            cls.write(folder / part_name(number, cls.suffix, place), arrays, attributes)
+    for part in reversed(old):
+        with writing(folder):
+            part.remove()
+    features.refresh()
+    return CompactReport(features.name, len(winners), len(old), len(lots), duplicates)
+
+
+def collect_garbage(cache: FeatureCache, *, age_s: float = GARBAGE_AGE_S, dry_run: bool = False) -> GarbageReport:
+    """Remove what killed writers left: temporary files, parts and feature sets that were never committed.
+
+    Args:
+        cache: which.
+        age_s: what was touched since is left alone: its writer may be alive.
+        dry_run: only say what would be removed.
+    """
+    leftovers = [path for folder in (cache.path, cache.path / "clips") for path in folder.glob(f"{TEMPORARY_PREFIX}*")]
+    for folder in cache.path.glob("*--*"):
+        if not folder.is_dir() or folder.name.startswith("."):
+            continue
+        if not (folder / SPEC_FILE).is_file():
+            leftovers.append(folder)
+            continue
+        inside = [path for place in (folder, folder / "parts") for path in place.glob(f"{TEMPORARY_PREFIX}*")]
+        parts = [path for path in (folder / "parts").glob("[0-9]*-*") if path.is_dir() and open_part(path) is None]
+        leftovers += inside + parts
+    removed, num_bytes, kept = [], 0, 0
+    for path in sorted(leftovers):
+        files = [path, *path.rglob("*")] if path.is_dir() else [path]
+        try:
+            stats = [file.stat() for file in files]
+        except FileNotFoundError:  # its writer finished, or cleared up after itself
+            continue
+        if max(stat.st_mtime for stat in stats) > time.time() - age_s:
+            kept += 1
+            continue
+        removed.append(path.relative_to(cache.path).as_posix())
+        num_bytes += sum(stat.st_size for stat, file in zip(stats, files, strict=True) if file.is_file())
+        if not dry_run:
+            with writing(path):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    return GarbageReport(removed, num_bytes, kept)
 
 
 def remove_feature_set(cache: FeatureCache, name: str) -> Path:
-    """Delete one feature set, named by its folder or by the start of its fingerprint.
+    """Delete one feature set, named as `FeatureCache.set_folder` takes it.
 
     The folder is renamed first, so that a kill half-way leaves no half set behind.
 
     Raises:
         CacheError: none or several fit the name.
     """
-    folders = [path.parent for path in cache.path.glob("*--*/spec.json") if not path.parent.name.startswith(".")]
-    fitting = [f for f in folders if f.name == name or f.name.rsplit("--", 1)[-1].startswith(name)]
-    if len(fitting) != 1:
-        there = ", ".join(sorted(folder.name for folder in fitting or folders)) or "none"
-        raise CacheError(f"{len(fitting)} feature sets fit {name!r}; name one of: {there}")
-    with writing(fitting[0]):
-        doomed = fitting[0].rename(cache.path / f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}-{fitting[0].name}")
+    folder = cache.set_folder(name)
+    with writing(folder):
+        doomed = folder.rename(cache.path / f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}-{folder.name}")
         shutil.rmtree(doomed)
-    return fitting[0]
+    return folder
+
+
+def _check_space(folder: Path, num_bytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes * 1.05:
+        raise CacheError(
+            f"compacting {folder.name} needs {num_bytes / 1e9:.1f} GB for the new parts before the old ones go, and "
+            f"{folder} has {free / 1e9:.1f} GB free; make space first"
+        )

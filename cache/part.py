@@ -22,6 +22,7 @@ stored as their bits in uint16.
 from __future__ import annotations
 
 import json
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -122,6 +123,15 @@ class Part(ABC):
     def token_file(path: Path) -> Path:
         """The file that `raw_tokens` speaks of."""
 
+    @abstractmethod
+    def remove(self) -> None:
+        """Delete it, so that a kill half-way leaves nothing that looks committed; gone already is fine."""
+
+    @property
+    def number(self) -> int:
+        """The number that its name starts with."""
+        return part_number(self.name)
+
     @property
     @abstractmethod
     def num_bytes(self) -> int:
@@ -148,6 +158,18 @@ def part_class(format: str) -> type[Part]:
     """The class that reads and writes parts of `format`."""
     module, name = PART_FORMATS[format].split(":")
     return getattr(import_module(module), name)
+
+
+def part_name(number: int, suffix: str, place: int | None = None) -> str:
+    """A name that no other writer chooses: the number, then random digits, behind `place` where an order is wanted."""
+    digits = secrets.token_hex(4) if place is None else f"{place:06x}{secrets.token_hex(2)}"
+    return f"{number:05d}-{digits}{suffix}"
+
+
+def part_number(name: str) -> int:
+    """The number that a part's name starts with; -1 where it has none."""
+    number = name.partition("-")[0]
+    return int(number) if number.isdecimal() else -1
 
 
 def open_part(path: Path) -> Part | None:

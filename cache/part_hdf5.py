@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,11 @@ import numpy as np
 from mgcli.cache.durable import committed_file
 from mgcli.cache.part import Part, RawTokens
 
-_ALIGN_FROM_BYTES, _ALIGN_BYTES = 2048, 4096  # arrays of this size start on a page, so that they map well
+_LAYOUT: dict[str, Any] = {
+    "libver": ("v110", "v110"),  # object headers carry checksums, and every HDF5 since 1.10 reads it
+    "alignment_threshold": 2048,  # arrays of this many bytes and more start on a page, so that they map well
+    "alignment_interval": 4096,
+}
 
 
 class Hdf5Part(Part):
@@ -30,18 +35,18 @@ class Hdf5Part(Part):
     @staticmethod
     def write(path: Path, arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> None:
         """Write under a temporary name, flush to disk, rename."""
-        # v110: object headers carry checksums, and every HDF5 since 1.10 reads it
-        layout = {
-            "libver": ("v110", "v110"),
-            "alignment_threshold": _ALIGN_FROM_BYTES,
-            "alignment_interval": _ALIGN_BYTES,
-        }
-        with committed_file(path) as temporary, h5py.File(temporary, "x", **layout) as file:
-            for key, value in attributes.items():
-                file.attrs[key] = json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
-            for name, array in arrays.items():
-                dtype = h5py.string_dtype() if array.dtype == object else array.dtype
-                file.create_dataset(name, data=array, dtype=dtype, track_times=False)
+        try:
+            with committed_file(path) as temporary, h5py.File(temporary, "x", **_LAYOUT) as file:
+                for key, value in attributes.items():
+                    file.attrs[key] = json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
+                for name, array in arrays.items():
+                    dtype = h5py.string_dtype() if array.dtype == object else array.dtype
+                    file.create_dataset(name, data=array, dtype=dtype, track_times=False)
+        except (OSError, RuntimeError) as error:  # HDF5 names the system's fault in its text only
+            found = re.search(r"errno = (\d+)", str(error))
+            if found is None:
+                raise
+            raise OSError(int(found[1]), str(error)) from error
 
     def read_attributes(self) -> dict[str, Any]:
         """See `Part`."""
@@ -86,6 +91,10 @@ class Hdf5Part(Part):
     def token_file(path: Path) -> Path:
         """See `Part`."""
         return path
+
+    def remove(self) -> None:
+        """See `Part`."""
+        self.path.unlink(missing_ok=True)
 
     @property
     def num_bytes(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,11 @@ class ZarrPart(Part):
     def token_file(path: Path) -> Path:
         """See `Part`."""
         return path / _SHARD_FILE
+
+    def remove(self) -> None:
+        """See `Part`."""
+        (self.path / _COMMIT_FILE).unlink(missing_ok=True)
+        shutil.rmtree(self.path, ignore_errors=True)
 
     @property
     def num_bytes(self) -> int:

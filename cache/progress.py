@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from tqdm import tqdm
 
 LINE_EVERY_S = 10.0
+
+_T = TypeVar("_T")
 
 
 def warn(message: str) -> None:
@@ -63,3 +67,15 @@ class Progress:
         left = f"{(self._total - self._done) / rate:.0f} s left" if rate else "time left unknown"
         middle = f" {note}," if note else ""
         return f"{self._name}: {self._done}/{self._total} {self._unit}s,{middle} {rate:.2f} {self._unit}s/s, {left}"
+
+
+def shown_progress(name: str, unit: str) -> Callable[[Sequence[_T]], Iterator[_T]]:
+    """Wraps a list so that going through it shows how far it is."""
+
+    def through(items: Sequence[_T]) -> Iterator[_T]:
+        with Progress(name, len(items), unit=unit) as progress:
+            for item in items:
+                yield item
+                progress.step()
+
+    return through

@@ -35,7 +35,7 @@ class EntryReader:
         self.index = index
         self.spec = spec
         self.dtype = np.dtype(STORED_NUMPY_DTYPES[spec.dtype])
-        self._parts = parts
+        self.parts = parts
         files = [part.token_file(part.path) for part in parts]
         self.space = AddressSpace(
             files, index.parts["raw_offset"], index.parts["num_rows"], spec.dim, self.dtype, index.usual_count
@@ -91,7 +91,7 @@ class EntryReader:
             start = self.index.entries["start"][entries[of_part]]
             runs = list(_runs(start, count[of_part], target[of_part]))
             with self._expecting(number):
-                found = self._parts[number].read_rows("tokens", [(first, first + num) for first, num, _ in runs])
+                found = self.parts[number].read_rows("tokens", [(first, first + num) for first, num, _ in runs])
             for (_, num, to), rows in zip(runs, found, strict=True):
                 out[to : to + num] = rows
 
@@ -119,24 +119,36 @@ class EntryReader:
                 out[to : to + length] = rows[first : first + length]
         return np.empty(0, np.float32) if out is None else out
 
+    def aux_names(self, part: int) -> tuple[str, ...]:
+        """Names of the companions that a part holds beside times and validity.
+
+        Raises:
+            PartGoneError: it is gone.
+        """
+        with self._expecting(part):
+            arrays = self.parts[part].attributes["crc32c"]
+        return tuple(sorted(name.removeprefix("aux/") for name in arrays if name.startswith("aux/")))
+
     def to_floats(self, stored: np.ndarray) -> np.ndarray:
         """Stored tokens as floats, see `from_stored`."""
         return from_stored(stored, self.spec.dtype)
 
     def _read_column(self, part: int, name: str) -> np.ndarray:
-        try:
-            return self._parts[part].read_arrays([name])[name]
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # whatever the storage library trips over
-            raise CacheError(f"part {self._parts[part].path} gives no {name} ({error}); run mgcli cache verify") from error
+        return self.parts[part].read_arrays([name])[name]
 
     @contextmanager
     def _expecting(self, part: int) -> Iterator[None]:
         try:
             yield
         except FileNotFoundError as error:
-            raise PartGoneError(f"{self._parts[part].path} is gone") from error
+            raise PartGoneError(f"{self.parts[part].path} is gone") from error
+        except MgcliError:
+            raise
+        except Exception as error:  # whatever the storage library trips over in a damaged file
+            raise CacheError(
+                f"part {self.parts[part].path} cannot be read ({error}); run mgcli cache verify, "
+                "and delete the parts that it names"
+            ) from error
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -107,6 +107,19 @@ class FeatureCache:
             f"--features {modality}={chosen[0].spec.fingerprint}: {listed}"
         )
 
+    def set_folder(self, name: str) -> Path:
+        """The folder of the one feature set with this folder name, or a fingerprint that starts so.
+
+        Raises:
+            CacheError: none or several fit the name.
+        """
+        folders = [path.parent for path in self.path.glob(f"*--*/{SPEC_FILE}") if not path.parent.name.startswith(".")]
+        fitting = [f for f in folders if f.name == name or f.name.rsplit("--", 1)[-1].startswith(name)]
+        if len(fitting) != 1:
+            there = ", ".join(sorted(folder.name for folder in fitting or folders)) or "none"
+            raise CacheError(f"{len(fitting)} feature sets fit {name!r}; name one of: {there}")
+        return fitting[0]
+
     def create_feature_set(self, spec: FeatureSpec, provenance: dict[str, Any] | None = None) -> FeatureSet:
         """Open the feature set of this spec, made first where there is none.
 

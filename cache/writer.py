@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from types import TracebackType
 import numpy as np
 
 from mgcli.cache.durable import writing
-from mgcli.cache.part import ClipTokens, Part, pack_clips, to_stored
+from mgcli.cache.part import ClipTokens, Part, pack_clips, part_name, part_number, to_stored
 from mgcli.cache.spec import FeatureSpec
 
 # A commit is due after this many times its own cost, this share of the run so far, or one second, whichever
@@ -86,11 +85,13 @@ class FeatureWriter:
             if len(array) != num:
                 raise ValueError(f"clip {clip_id!r}: {name} has {len(array)} entries for {num} tokens")
         stored = to_stored(tokens, self._spec.dtype, clip_id)
-        key = (clip_id, int(source, 16), view)
-        self._pending[key] = ClipTokens(
-            *key, stored, np.asarray(time_s, np.float32), np.asarray(valid, bool), dict(aux or {})
-        )
-        self._pending_bytes += stored.nbytes
+        time_s, valid = np.asarray(time_s, np.float32), np.asarray(valid, bool)
+        self.add_stored(ClipTokens(clip_id, int(source, 16), view, stored, time_s, valid, dict(aux or {})))
+
+    def add_stored(self, clip: ClipTokens) -> None:
+        """Take one clip as another part stores it."""
+        self._pending[clip.clip_id, clip.source, clip.view] = clip
+        self._pending_bytes += clip.tokens.nbytes
 
     def commit_if_due(self) -> None:
         """Commit when the part is full or enough time has passed; call it after every batch."""
@@ -122,6 +123,6 @@ class FeatureWriter:
         self._on_commit()
 
     def _next_name(self) -> str:
-        """Next number, and random digits so that writers on other machines never meet."""
-        numbers = [int(path.name[:5]) for path in self._folder.glob("[0-9]*-*") if path.name[:5].isdigit()]
-        return f"{max(numbers, default=-1) + 1:05d}-{secrets.token_hex(4)}{self._part.suffix}"
+        """The next number; two writers that choose the same one are told apart by the random digits."""
+        numbers = [part_number(path.name) for path in self._folder.glob("[0-9]*-*")]
+        return part_name(max(numbers, default=-1) + 1, self._part.suffix)

@@ -1,0 +1,110 @@
+"""Bring the entries of caches that other machines made into this one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mgcli.cache.copying import plan_lots, read_lot
+from mgcli.cache.durable import committed_file, writing
+from mgcli.cache.errors import CacheError
+from mgcli.cache.feature_set import FeatureSet
+from mgcli.cache.store import FeatureCache
+
+_PART_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What one merge did."""
+
+    copied: dict[str, int]  # feature set -> entries that are new here
+    skipped: int  # here already, with the same tokens
+    conflicts: list[tuple[str, str]]  # (feature set, clip id): here already with other tokens, which stay
+    clip_tables: int  # that are new here
+
+    def summary(self) -> str:
+        """The report for people."""
+        lines = [f"{name}: {count} clip(s) copied" for name, count in self.copied.items()]
+        lines.append(f"{self.skipped} clip(s) were here already, {self.clip_tables} new clip table(s)")
+        if self.conflicts:
+            named = "; ".join(f"{clip_id} in {name}" for name, clip_id in self.conflicts[:5])
+            more = " ..." if len(self.conflicts) > 5 else ""
+            lines.append(f"{len(self.conflicts)} clip(s) are here with other tokens, which were kept: {named}{more}")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as a JSON object."""
+        conflicts = [{"feature_set": name, "clip_id": clip_id} for name, clip_id in self.conflicts]
+        return {**vars(self), "conflicts": conflicts}
+
+
+def merge_cache(
+    cache: FeatureCache, other: FeatureCache, *, progress: Callable[[list[np.ndarray]], Iterable[np.ndarray]] = iter
+) -> MergeReport:
+    """Copy every entry and clip table of `other` that `cache` lacks; sets of another spec stand beside the others.
+
+    Args:
+        cache: where to.
+        other: is only read; its parts may have the other format.
+        progress: wraps the list of lots of one feature set, to show how far it is.
+
+    Raises:
+        CacheError: damaged tokens in `other`, or no space: what was copied before is committed.
+    """
+    if cache.path.resolve() == other.path.resolve():
+        raise CacheError(f"{other.path} is the cache itself; name another to merge into it")
+    copied: dict[str, int] = {}
+    skipped = 0
+    conflicts: list[tuple[str, str]] = []
+    for theirs in other.feature_sets():
+        ours = cache.create_feature_set(theirs.spec, theirs.provenance)
+        reader = theirs.reader
+        entries, clip_ids, here = _compare(ours, theirs)
+        same = here >= 0
+        same[same] = ours.reader.index.entries["crc32c"][here[same]] == reader.index.entries["crc32c"][entries[same]]
+        skipped += int(same.sum())
+        conflicts += [(theirs.name, clip_ids[i]) for i in np.flatnonzero((here >= 0) & ~same).tolist()]
+        new = entries[here < 0]
+        with ours.writer() as writer:
+            for lot in progress(plan_lots(reader, new, _PART_BYTES)):
+                for clip in read_lot(reader, lot):
+                    writer.add_stored(clip)
+                writer.commit()
+        copied[theirs.name] = len(new)
+    return MergeReport(copied, skipped, conflicts, _copy_clip_tables(cache, other))
+
+
+def _compare(ours: FeatureSet, theirs: FeatureSet) -> tuple[np.ndarray, list[str], np.ndarray]:
+    """(n,) entries that count over there, their clip ids, and (n,) the entry of the same key here or a negative."""
+    index = theirs.reader.index
+    entries = index.winners
+    clip_ids = index.clip_ids(entries)
+    source, view = index.entries["source"][entries], index.entries["view"][entries]
+    here = np.full(len(entries), -1, np.int64)
+    for each in np.unique(view).tolist():
+        rows = np.flatnonzero(view == each)
+        wanted = source[rows].tolist()
+        here[rows] = ours.reader.index.find([clip_ids[i] for i in rows.tolist()], wanted, each)
+    return entries, clip_ids, here
+
+
+def _copy_clip_tables(cache: FeatureCache, other: FeatureCache) -> int:
+    """Copy tables that are not here, with their age: the newest of both caches is the newest here."""
+    copied = 0
+    for table in sorted((other.path / "clips").glob("*--????????.csv")):
+        target = cache.path / "clips" / table.name
+        if target.exists():
+            continue
+        with writing(target):
+            target.parent.mkdir(exist_ok=True)
+            with committed_file(target) as temporary:
+                shutil.copyfile(table, temporary)
+            os.utime(target, ns=(table.stat().st_atime_ns, table.stat().st_mtime_ns))
+        copied += 1
+    return copied
