@@ -82,9 +82,11 @@ class EntryIndex:
             if (np.diff(offset) < 1).any():
                 raise ValueError("its offsets do not rise")
             encoded = [str(clip_id).encode("utf-8") for clip_id in arrays["clip_id"]]
-        except (CacheError, FileNotFoundError):
+        except CacheError:
             raise
         except Exception as error:  # whatever the storage library trips over in a damaged file
+            if not part.is_committed(part.path):
+                raise FileNotFoundError(part.path) from error
             raise CacheError(
                 f"part {part.path} cannot be read ({error}); run mgcli cache verify, delete the parts that it names "
                 "and extract again: only their clips are missing"

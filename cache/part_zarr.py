@@ -6,7 +6,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,17 +80,15 @@ class ZarrPart(Part):
 
     def read_arrays(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         """See `Part`."""
-        group = self._group()
-        arrays = {name: np.asarray(group[name][:]) for name in names}  # type: ignore[index]
-        self._expect_committed()
-        return arrays
+        with self._expecting_it():
+            group = self._group()
+            return {name: np.asarray(group[name][:]) for name in names}  # type: ignore[index]
 
     def read_rows(self, name: str, runs: Sequence[tuple[int, int]]) -> list[np.ndarray]:
         """See `Part`."""
-        array = self._group()[name]
-        rows = [np.asarray(array[start:stop]) for start, stop in runs]  # type: ignore[index]
-        self._expect_committed()
-        return rows
+        with self._expecting_it():
+            array = self._group()[name]
+            return [np.asarray(array[start:stop]) for start, stop in runs]  # type: ignore[index]
 
     def raw_tokens(self) -> RawTokens | None:
         """See `Part`; None unless the metadata and the shard's own index say that the rows lie raw, in order."""
@@ -131,14 +130,21 @@ class ZarrPart(Part):
         """See `Part`."""
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
 
-    def _expect_committed(self) -> None:
-        """Zarr gives zeros for a chunk that is gone: after a read, the part must still be there.
+    @contextmanager
+    def _expecting_it(self) -> Iterator[None]:
+        """Read inside: what is read counts only if the part is still there behind it.
+
+        Zarr gives zeros for a chunk that is gone, and all kinds of errors for metadata that is; but whoever
+        removes a part lets its `part.json` vanish first.
 
         Raises:
-            FileNotFoundError: it was removed meanwhile; whoever removes a part makes `part.json` vanish first.
+            FileNotFoundError: the part was removed meanwhile.
         """
-        if not self.is_committed(self.path):
-            raise FileNotFoundError(self.path)
+        try:
+            yield
+        finally:
+            if not self.is_committed(self.path):
+                raise FileNotFoundError(self.path)
 
     def _group(self) -> zarr.Group:
         return zarr.open_group(LocalStore(self.path, read_only=True), mode="r", zarr_format=3)

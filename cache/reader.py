@@ -86,14 +86,15 @@ class EntryReader:
         else:
             with ThreadPoolExecutor(threads) as pool:
                 list(pool.map(lambda first: self._copy(runs[first::threads], out), range(threads)))
-        for number in np.unique(part[~mapped]).tolist():
-            of_part = np.flatnonzero((part == number) & ~mapped)
+        outside = np.flatnonzero(~mapped)
+        for number, rows in _by_part(part[outside]):
+            of_part = outside[rows]
             start = self.index.entries["start"][entries[of_part]]
             runs = list(_runs(start, count[of_part], target[of_part]))
             with self._expecting(number):
                 found = self.parts[number].read_rows("tokens", [(first, first + num) for first, num, _ in runs])
-            for (_, num, to), rows in zip(runs, found, strict=True):
-                out[to : to + num] = rows
+            for (_, num, to), tokens in zip(runs, found, strict=True):
+                out[to : to + num] = tokens
 
     def _copy(self, runs: Sequence[tuple[int, int, int]], out: np.ndarray) -> None:
         for first, num, to in runs:
@@ -108,15 +109,14 @@ class EntryReader:
         part, count = self.index.entries["part"][entries], self.index.entries["count"][entries]
         target = np.cumsum(count) - count
         out: np.ndarray | None = None
-        for number in np.unique(part).tolist():
+        for number, rows in _by_part(part):
             with self._expecting(number):
-                rows = self._column(number, name)
+                column = self._column(number, name)
             if out is None:
-                out = np.empty((int(count.sum()), *rows.shape[1:]), rows.dtype)
-            of_part = np.flatnonzero(part == number)
-            start = self.index.entries["start"][entries[of_part]]
-            for first, length, to in _runs(start, count[of_part], target[of_part]):
-                out[to : to + length] = rows[first : first + length]
+                out = np.empty((int(count.sum()), *column.shape[1:]), column.dtype)
+            start = self.index.entries["start"][entries[rows]]
+            for first, num, to in _runs(start, count[rows], target[rows]):
+                out[to : to + num] = column[first : first + num]
         return np.empty(0, np.float32) if out is None else out
 
     def aux_names(self, part: int) -> tuple[str, ...]:
@@ -138,16 +138,16 @@ class EntryReader:
 
     @contextmanager
     def _expecting(self, part: int) -> Iterator[None]:
+        path = self.parts[part].path
         try:
             yield
-        except FileNotFoundError as error:
-            raise PartGoneError(f"{self.parts[part].path} is gone") from error
         except MgcliError:
             raise
         except Exception as error:  # whatever the storage library trips over in a damaged file
+            if not self.parts[part].is_committed(path):
+                raise PartGoneError(f"{path} is gone") from error
             raise CacheError(
-                f"part {self.parts[part].path} cannot be read ({error}); run mgcli cache verify, "
-                "and delete the parts that it names"
+                f"part {path} cannot be read ({error}); run mgcli cache verify, and delete the parts that it names"
             ) from error
 
 
@@ -156,6 +156,14 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     buffer = np.empty(prod(shape) * dtype.itemsize + _ALIGN_BYTES, np.uint8)
     start = -buffer.__array_interface__["data"][0] % _ALIGN_BYTES
     return np.ndarray(shape, dtype, buffer, start)
+
+
+def _by_part(part: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """(part, which of these entries lie in it), part by part."""
+    if len(part):
+        order = np.argsort(part, kind="stable")
+        for rows in np.split(order, np.flatnonzero(np.diff(part[order])) + 1):
+            yield int(part[rows[0]]), rows
 
 
 def _runs(start: np.ndarray, count: np.ndarray, target: np.ndarray) -> Iterator[tuple[int, int, int]]:

@@ -87,6 +87,9 @@ class _Checked:
     index: EntryIndex | None
 
 
+_GONE = _Checked([], None)  # compacted by another process since it was listed
+
+
 def verify_cache(
     cache: FeatureCache,
     *,
@@ -157,15 +160,15 @@ def _check_parts(features: FeatureSet, parts: Sequence[Part], fast: bool, jobs: 
 
 
 def _check_part(path: Path, fingerprint: str, dtype: str, dim: int, fast: bool) -> _Checked:
+    part = open_part(path)
+    if part is None:
+        return _GONE
     try:
-        part = open_part(path)
-        if part is None:
-            return _Checked([("", "vanished while it was checked")], None)
         problems = list(_part_problems(part, fingerprint, dtype, dim, fast))
         index = None if problems else EntryIndex.of_part(part, dim, np.dtype(STORED_NUMPY_DTYPES[dtype]))
         return _Checked(problems, index)
     except Exception as error:  # whatever the storage library trips over is what verify is for
-        return _Checked([("", f"cannot be read: {error}")], None)
+        return _Checked([("", f"cannot be read: {error}")], None) if part.is_committed(path) else _GONE
 
 
 def _part_problems(part: Part, fingerprint: str, dtype: str, dim: int, fast: bool) -> Iterator[tuple[str, str]]:

@@ -219,6 +219,17 @@ def test_a_part_that_was_cut_short_is_an_error_that_says_what_to_do(cache: Featu
     assert not verify_cache(cache).ok
 
 
+def test_a_part_that_lacks_a_file_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    cache = open_cache(tmp_path / "c", create=True, format="zarr")
+    features = cache.create_feature_set(make_spec())
+    ids = fill(features, [4])
+    [part] = features.parts()
+    shutil.rmtree(part.path / "tokens")
+    for look in (lambda: open_cache(cache.path).feature_set("video").clips(), lambda: features.load(ids)):
+        with pytest.raises(CacheError, match="run mgcli cache verify"):
+            look()
+
+
 def test_tokens_at_odd_places_are_read_too(tmp_path: Path) -> None:
     """Another program may write the tokens off every boundary: such a part stays outside the address space."""
     cache = open_cache(tmp_path / "c", create=True)
