@@ -6,7 +6,8 @@ import errno
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import google_crc32c
 from mgcli.cache.errors import CacheError
 
 TEMPORARY_PREFIX = ".tmp-"
+_SYNC_THREADS = 16
 
 
 @contextmanager
@@ -42,6 +44,12 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_all(paths: Sequence[Path]) -> None:
+    """Flush files and folders to disk, side by side: the disk then does many in one go."""
+    with ThreadPoolExecutor(_SYNC_THREADS) as pool:
+        list(pool.map(sync, paths))
 
 
 @contextmanager

@@ -50,6 +50,7 @@ ARRAY_DTYPES = {  # of the arrays that every part has, beside the strings of `cl
     "crc32c": np.dtype(np.uint32),
 }
 STORED_NUMPY_DTYPES = {"float16": np.float16, "float32": np.float32, "bfloat16": np.uint16}
+_INFINITY_BITS = {"float16": 0x7C00, "bfloat16": 0x7F80}  # without the sign; NaN lies above
 
 
 @dataclass(frozen=True)
@@ -224,26 +225,33 @@ def to_stored(tokens: np.ndarray, dtype: str, clip_id: str) -> np.ndarray:
     Raises:
         NonFiniteTokensError: a value is NaN or infinite, or overflows the stored type.
     """
-    if not np.isfinite(tokens).all():
-        bad = int((~np.isfinite(tokens)).any(axis=1).sum())
-        raise NonFiniteTokensError(f"clip {clip_id!r}: {bad} of {len(tokens)} tokens hold NaN or infinity")
-    with np.errstate(over="ignore"):
-        if dtype == "bfloat16":  # round to nearest even on the upper 16 bits
-            bits = np.ascontiguousarray(tokens, dtype=np.float32).view(np.uint32)
-            stored = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
-            finite = np.isfinite(from_stored(stored, dtype)).all()
-        else:
+    if dtype == "bfloat16":  # round to nearest even on the upper 16 bits
+        bits = np.ascontiguousarray(tokens, dtype=np.float32).view(np.uint32)
+        stored = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
+        finite = np.isfinite(tokens).all() and int((stored & 0x7FFF).max()) < _INFINITY_BITS["bfloat16"]
+    else:
+        with np.errstate(over="ignore"):
             stored = np.ascontiguousarray(tokens, dtype=STORED_NUMPY_DTYPES[dtype])
-            finite = np.isfinite(stored).all()
-    if not finite:
+        finite = _all_finite(stored)
+    if finite:
+        return stored
+    if np.isfinite(tokens).all():
         largest = float(np.abs(tokens).max())
         raise NonFiniteTokensError(f"clip {clip_id!r}: tokens up to {largest:.3g} overflow {dtype}; store float32")
-    return stored
+    bad = int((~np.isfinite(tokens)).any(axis=1).sum())
+    raise NonFiniteTokensError(f"clip {clip_id!r}: {bad} of {len(tokens)} tokens hold NaN or infinity")
 
 
 def from_stored(stored: np.ndarray, dtype: str) -> np.ndarray:
     """Stored tokens as floats: float16 and float32 as they are, bfloat16 bits widened to float32."""
     return (stored.astype(np.uint32) << 16).view(np.float32) if dtype == "bfloat16" else stored
+
+
+def _all_finite(stored: np.ndarray) -> bool:
+    """Whether no number is NaN or infinite; float16 by its bits, which takes a tenth of numpy's time."""
+    if stored.dtype == np.float16:
+        return bool(int((stored.view(np.uint16) & 0x7FFF).max()) < _INFINITY_BITS["float16"])
+    return bool(np.isfinite(stored).all())
 
 
 def attributes_checksum(attributes: dict[str, Any]) -> int:

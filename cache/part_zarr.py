@@ -16,7 +16,7 @@ import numpy as np
 import zarr
 from zarr.storage import LocalStore
 
-from mgcli.cache.durable import committed_file, sync
+from mgcli.cache.durable import committed_file, sync_all
 from mgcli.cache.part import Part, RawTokens
 
 _COMMIT_FILE = "part.json"
@@ -44,7 +44,7 @@ class ZarrPart(Part):
         group = zarr.create_group(LocalStore(path), zarr_format=3, attributes=attributes)
         for name, array in arrays.items():
             if name == "tokens":
-                _write_tokens(group, array)
+                _write_tokens(path, group, array)
                 continue
             strings = array.dtype == object
             written = group.create_array(
@@ -56,10 +56,7 @@ class ZarrPart(Part):
                 config={"write_empty_chunks": True},
             )
             written[...] = array
-        for folder, _, files in os.walk(path, topdown=False):
-            for file in files:
-                sync(Path(folder) / file)
-            sync(Path(folder))
+        sync_all([path, *path.rglob("*")])
         with committed_file(path / _COMMIT_FILE) as temporary:
             temporary.write_text(json.dumps(attributes, sort_keys=True, indent=1))
 
@@ -150,37 +147,47 @@ class ZarrPart(Part):
         return zarr.open_group(LocalStore(self.path, read_only=True), mode="r", zarr_format=3)
 
 
-def _write_tokens(group: zarr.Group, tokens: np.ndarray) -> None:
-    """One shard with all rows, in uncompressed chunks of about 1 MB."""
+def _write_tokens(path: Path, group: zarr.Group, tokens: np.ndarray) -> None:
+    """One shard with all rows, in uncompressed chunks of about 1 MB.
+
+    Zarr makes the metadata; the shard itself is written here, in one go: its chunks in order, then their index
+    (Zarr v3, sharding_indexed codec), as zarr would write it and `_chunks_in_order` expects it.
+    """
     num_rows, dim = tokens.shape
     chunk_rows = min(num_rows, max(1, _CHUNK_BYTES // (dim * tokens.itemsize)))
-    shard_rows = chunk_rows * math.ceil(num_rows / chunk_rows)
-    array = group.create_array(
+    num_chunks = math.ceil(num_rows / chunk_rows)
+    group.create_array(
         "tokens",
         shape=tokens.shape,
         dtype=tokens.dtype,
         chunks=(chunk_rows, dim),
-        shards=(shard_rows, dim),
+        shards=(chunk_rows * num_chunks, dim),
         compressors=None,
         filters=None,
         fill_value=0,
-        config={"write_empty_chunks": True},  # a chunk of zeros left out would break the map
     )
-    array[...] = tokens
+    shard = path / _SHARD_FILE
+    shard.parent.mkdir(parents=True)
+    chunk_bytes = chunk_rows * dim * tokens.itemsize
+    with shard.open("xb") as file:
+        file.write(np.ascontiguousarray(tokens, tokens.dtype.newbyteorder("<")).data)
+        file.write(bytes(num_chunks * chunk_bytes - tokens.nbytes))  # the last chunk is filled up with zeros
+        index = _shard_index(num_chunks, chunk_bytes)
+        file.write(index)
+        file.write(google_crc32c.value(index).to_bytes(4, "little"))
+
+
+def _shard_index(num_chunks: int, chunk_bytes: int) -> bytes:
+    """(offset, length) of every chunk as little-endian uint64, for chunks one after another from byte 0."""
+    entries = np.full((num_chunks, 2), chunk_bytes, "<u8")
+    entries[:, 0] = np.arange(num_chunks, dtype="<u8") * np.uint64(chunk_bytes)
+    return entries.tobytes()
 
 
 def _chunks_in_order(shard: Path, num_chunks: int, chunk_bytes: int) -> bool:
-    """Whether the shard's index, at its end, lists whole chunks one after another from byte 0.
-
-    The index holds (offset, length) as two little-endian uint64 a chunk, then a CRC-32C (Zarr v3,
-    sharding_indexed codec).
-    """
-    index_bytes = 16 * num_chunks
+    """Whether the shard's index, at its end, lists whole chunks one after another from byte 0, and nothing else."""
+    expected = _shard_index(num_chunks, chunk_bytes)
     with shard.open("rb") as file:
-        file.seek(-(index_bytes + 4), os.SEEK_END)
-        index, checksum = file.read(index_bytes), file.read(4)
-    if google_crc32c.value(index) != int.from_bytes(checksum, "little"):
-        return False
-    entries = np.frombuffer(index, dtype="<u8").reshape(num_chunks, 2)
-    in_order = np.arange(num_chunks, dtype=np.uint64) * np.uint64(chunk_bytes)
-    return bool((entries[:, 0] == in_order).all() and (entries[:, 1] == chunk_bytes).all())
+        file.seek(-(len(expected) + 4), os.SEEK_END)
+        index, checksum = file.read(len(expected)), file.read(4)
+    return index == expected and google_crc32c.value(index) == int.from_bytes(checksum, "little")
