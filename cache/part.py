@@ -182,11 +182,19 @@ def open_part(path: Path) -> Part | None:
     return cls(path) if cls.is_committed(path) else None
 
 
-def pack_clips(clips: Sequence[ClipTokens], fingerprint: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays and attributes of a part that holds these clips, in this order."""
+def pack_clips(
+    clips: Sequence[ClipTokens], fingerprint: str, tokens: np.ndarray | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays and attributes of a part that holds these clips, in this order.
+
+    Args:
+        clips: with the same companions.
+        fingerprint: of their feature set.
+        tokens: (R, D) of all of them, one after another, where they lie so already.
+    """
     lengths = [len(clip.tokens) for clip in clips]
     arrays = {
-        "tokens": np.concatenate([clip.tokens for clip in clips]),
+        "tokens": np.concatenate([clip.tokens for clip in clips]) if tokens is None else tokens,
         "offset": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         "clip_id": np.array([clip.clip_id for clip in clips], dtype=object),
         "source": np.array([clip.source for clip in clips], dtype=np.uint64),
@@ -216,7 +224,7 @@ def array_checksum(array: np.ndarray) -> int:
 
 
 def to_stored(tokens: np.ndarray, dtype: str, clip_id: str) -> np.ndarray:
-    """Tokens in the stored type.
+    """Tokens in the stored type, themselves where they are of it.
 
     Args:
         tokens: (N, D) floating.
@@ -230,8 +238,10 @@ def to_stored(tokens: np.ndarray, dtype: str, clip_id: str) -> np.ndarray:
         stored = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
         finite = np.isfinite(tokens).all() and int((stored & 0x7FFF).max()) < _INFINITY_BITS["bfloat16"]
     else:
-        with np.errstate(over="ignore"):
-            stored = np.ascontiguousarray(tokens, dtype=STORED_NUMPY_DTYPES[dtype])
+        stored = tokens
+        if tokens.dtype != STORED_NUMPY_DTYPES[dtype]:
+            with np.errstate(over="ignore"):
+                stored = tokens.astype(STORED_NUMPY_DTYPES[dtype])
         finite = _all_finite(stored)
     if finite:
         return stored

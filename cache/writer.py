@@ -10,7 +10,7 @@ from types import TracebackType
 import numpy as np
 
 from mgcli.cache.durable import writing
-from mgcli.cache.part import ClipTokens, Part, pack_clips, part_name, part_number, to_stored
+from mgcli.cache.part import STORED_NUMPY_DTYPES, ClipTokens, Part, pack_clips, part_name, part_number, to_stored
 from mgcli.cache.spec import FeatureSpec
 
 # A commit is due after this many times its own cost, this share of the run so far, or one second, whichever
@@ -18,6 +18,7 @@ from mgcli.cache.spec import FeatureSpec
 _COMMIT_COST_FACTOR = 50.0
 _COMMIT_RUN_SHARE = 0.02
 _COMMIT_LEAST_S = 1.0
+_MOST_ROOM_BYTES = 256 << 20  # for tokens, at first
 
 
 class FeatureWriter:
@@ -37,7 +38,8 @@ class FeatureWriter:
         self._part_bytes = part_bytes
         self._on_commit = on_commit
         self._pending: dict[tuple[str, int, int], ClipTokens] = {}
-        self._pending_bytes = 0
+        self._rows = np.empty((0, spec.dim), STORED_NUMPY_DTYPES[spec.dtype])  # of the pending clips, then room
+        self._num_rows = 0
         self._opened_at = self._committed_at = time.monotonic()
         self._commit_cost_s = 0.0
 
@@ -61,7 +63,7 @@ class FeatureWriter:
         valid: np.ndarray | None = None,
         aux: dict[str, np.ndarray] | None = None,
     ) -> None:
-        """Take one clip's tokens; they are safe after the next commit.
+        """Take one clip's tokens; they are safe after the next commit. All arrays are copied.
 
         Args:
             clip_id: the clip.
@@ -85,13 +87,22 @@ class FeatureWriter:
             if len(array) != num:
                 raise ValueError(f"clip {clip_id!r}: {name} has {len(array)} entries for {num} tokens")
         stored = to_stored(tokens, self._spec.dtype, clip_id)
-        time_s, valid = np.asarray(time_s, np.float32), np.asarray(valid, bool)
-        self.add_stored(ClipTokens(clip_id, int(source, 16), view, stored, time_s, valid, dict(aux or {})))
+        time_s, valid = np.array(time_s, np.float32), np.array(valid, bool)
+        own_aux = {name: np.array(array) for name, array in aux.items()} if aux else {}
+        self.add_stored(ClipTokens(clip_id, int(source, 16), view, stored, time_s, valid, own_aux))
 
     def add_stored(self, clip: ClipTokens) -> None:
-        """Take one clip as another part stores it."""
-        self._pending[clip.clip_id, clip.source, clip.view] = clip
-        self._pending_bytes += clip.tokens.nbytes
+        """Take one clip in the stored type, as another part holds it; its tokens are copied."""
+        if (clip.clip_id, clip.source, clip.view) in self._pending:
+            self.commit()  # of entries with the same key the first one counts
+        stop = self._num_rows + len(clip.tokens)
+        if stop > len(self._rows):
+            self._make_room(stop)
+        self._rows[self._num_rows : stop] = clip.tokens
+        own = self._rows[self._num_rows : stop]
+        self._num_rows = stop
+        key = (clip.clip_id, clip.source, clip.view)
+        self._pending[key] = ClipTokens(*key, own, clip.time_s, clip.valid, clip.aux)
 
     def commit_if_due(self) -> None:
         """Commit when the part is full or enough time has passed; call it after every batch."""
@@ -101,7 +112,7 @@ class FeatureWriter:
             _COMMIT_COST_FACTOR * self._commit_cost_s,
             _COMMIT_RUN_SHARE * (now - self._opened_at),
         )
-        if self._pending_bytes >= self._part_bytes or now - self._committed_at >= wait_s:
+        if self._num_rows * self._row_bytes >= self._part_bytes or now - self._committed_at >= wait_s:
             self.commit()
 
     def commit(self) -> None:
@@ -112,15 +123,27 @@ class FeatureWriter:
         """
         if not self._pending:
             return
-        clips, self._pending, self._pending_bytes = list(self._pending.values()), {}, 0
+        clips, tokens = list(self._pending.values()), self._rows[: self._num_rows]
+        self._pending, self._num_rows = {}, 0
         started = time.monotonic()
-        arrays, attributes = pack_clips(clips, self._spec.fingerprint)
+        arrays, attributes = pack_clips(clips, self._spec.fingerprint, tokens)
         with writing(self._folder):
             self._folder.mkdir(exist_ok=True)
             self._part.write(self._folder / self._next_name(), arrays, attributes)
         self._committed_at = time.monotonic()
         self._commit_cost_s = self._committed_at - started
         self._on_commit()
+
+    @property
+    def _row_bytes(self) -> int:
+        return self._spec.dim * self._rows.itemsize
+
+    def _make_room(self, num_rows: int) -> None:
+        """Room for a part's tokens and more, which is kept from part to part; pages not used cost nothing."""
+        usual = min(self._part_bytes, _MOST_ROOM_BYTES) // self._row_bytes
+        room = np.empty((max(2 * num_rows, usual), self._spec.dim), self._rows.dtype)
+        room[: self._num_rows] = self._rows[: self._num_rows]
+        self._rows = room
 
     def _next_name(self) -> str:
         """The next number; two writers that choose the same one are told apart by the random digits."""
