@@ -158,9 +158,15 @@ app.add_typer(cache_app, name="cache")
 
 @cache_app.command("import")
 def cache_import(
-    file: Annotated[Path, typer.Argument(help=".npz or .h5 keyed by clip id, arrays (N, D).")],
+    file: Annotated[
+        Path, typer.Argument(help=".npz, .h5 or .safetensors keyed by clip id, or a folder of .npy or .npz.")
+    ],
     modality: Annotated[str, typer.Option(help="Modality under which the features are stored.")],
     backbone: Annotated[str, typer.Option(help="What made them, for the tables.")],
+    key: Annotated[str | None, typer.Option(help="Array to take, where each clip has several.")] = None,
+    pattern: Annotated[
+        str | None, typer.Option(help="File names in a folder, such as '{clip_id}_i3d_rgb.npy'; default: the clip id.")
+    ] = None,
     clips: ClipsOption = None,
     cache: CacheOption = None,
     cache_format: FormatOption = None,
@@ -168,8 +174,6 @@ def cache_import(
     as_json: JsonOption = False,
 ) -> None:
     """Store features that another program made, so that stage two works without stage one."""
-    from tqdm import tqdm
-
     from mgcli.cache import import_features
     from mgcli.extract import load_project_clips
 
@@ -182,7 +186,8 @@ def cache_import(
         backbone,
         table,
         protocol=project.protocol,
-        progress=lambda ids: iter(tqdm(ids, unit="clip", disable=not sys.stderr.isatty())),
+        key=key,
+        pattern=pattern,
     )
     print_result(report.to_json(), report.summary(), as_json)
     if report.failures:

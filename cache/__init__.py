@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     )
     from mgcli.cache.durable import committed_file, writing
     from mgcli.cache.errors import CacheError, ClipTableError, MgcliError, NonFiniteTokensError, ProjectError
-    from mgcli.cache.exchange import ImportReport, import_features
+    from mgcli.cache.importing import ImportReport, import_features
     from mgcli.cache.maintain import VerifyReport, remove_feature_set, verify_cache
     from mgcli.cache.named import named_class
     from mgcli.cache.progress import Progress, warn
@@ -69,7 +69,7 @@ __getattr__ = lazy_names(
         "read_clip_table",
         "durable": "committed_file writing",
         "errors": "CacheError ClipTableError MgcliError NonFiniteTokensError ProjectError",
-        "exchange": "ImportReport import_features",
+        "importing": "ImportReport import_features",
         "maintain": "VerifyReport remove_feature_set verify_cache",
         "named": "named_class",
         "progress": "Progress warn",
