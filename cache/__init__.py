@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     )
     from mgcli.cache.durable import committed_file, writing
     from mgcli.cache.errors import CacheError, ClipTableError, MgcliError, NonFiniteTokensError, ProjectError
+    from mgcli.cache.exporting import ExportReport, export_features
     from mgcli.cache.importing import ImportReport, import_features
     from mgcli.cache.maintain import VerifyReport, remove_feature_set, verify_cache
     from mgcli.cache.named import named_class
@@ -32,6 +33,7 @@ __all__ = [
     "TASKS",
     "CacheError",
     "ClipTableError",
+    "ExportReport",
     "Failure",
     "FeatureCache",
     "FeatureSet",
@@ -48,6 +50,7 @@ __all__ = [
     "committed_file",
     "describe_clips",
     "draw_validation",
+    "export_features",
     "import_features",
     "label_classes",
     "lazy_names",
@@ -69,6 +72,7 @@ __getattr__ = lazy_names(
         "read_clip_table",
         "durable": "committed_file writing",
         "errors": "CacheError ClipTableError MgcliError NonFiniteTokensError ProjectError",
+        "exporting": "ExportReport export_features",
         "importing": "ImportReport import_features",
         "maintain": "VerifyReport remove_feature_set verify_cache",
         "named": "named_class",

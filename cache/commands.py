@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -49,6 +50,27 @@ def remove(
     if not yes:
         typer.confirm(f"delete feature set {name} of {opened.path}?", abort=True, err=True)
     typer.echo(f"deleted {remove_feature_set(opened, name)}")
+
+
+@app.command("export")
+def export(
+    name: Annotated[str, typer.Argument(help="Folder name or start of the fingerprint of a feature set.")],
+    out: Annotated[Path, typer.Argument(help="File to write; a folder for npy and npz-per-clip.")],
+    form: Annotated[str, typer.Option(help="npy, npz-per-clip, npz, hdf5 or safetensors.")],
+    clips: Annotated[Path | None, typer.Option(help="Only the clips of this clip table (CSV).")] = None,
+    view: Annotated[int, typer.Option(min=0, help="0 the plain view; 1 and up augmented ones.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    cache: CacheOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write one feature set in a form that other programs read."""
+    from mgcli.cache.clips import read_clip_table
+    from mgcli.cache.exporting import export_features
+
+    table = None if clips is None else read_clip_table(clips)
+    opened = open_project_cache(cache)
+    report = export_features(opened, name, out, form, table=table, view=view, overwrite=overwrite)
+    print_result(report.to_json(), report.summary(), as_json)
 
 
 def _info_text(content: dict[str, Any]) -> str:

@@ -37,7 +37,6 @@ FORMS: dict[str, str] = {  # form of an export -> what writes it
     "hdf5": "mgcli.cache.exchange_hdf5:write_hdf5",
     "safetensors": "mgcli.cache.exchange_safetensors:write_safetensors",
 }
-FOLDER_FORMS = ("npy", "npz-per-clip")  # the others are one file
 TOKENS = "tokens"  # the array of a clip that has several, where no --key names another
 MOST_CLIP_BYTES = 4 << 30  # a header that promises more is not believed
 

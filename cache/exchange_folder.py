@@ -137,7 +137,8 @@ def _values_of(archive: zipfile.ZipFile, key: str | None) -> ClipValues:
         raise ClipError(
             f"has no array {wanted!r}; it has: {shown}" if key else f"has several arrays; name one with --key: {shown}"
         )
-    beside = {name: read_member(archive, name) for name in ("time_s", "valid") if name in names and name != wanted}
+    own = [name for name in ("time_s", "valid") if name in names and name != wanted]
+    beside: dict[str, np.ndarray] = {name: read_member(archive, name) for name in own}
     return clip_values(read_member(archive, wanted), beside)
 
 
