@@ -159,10 +159,11 @@ app.add_typer(cache_app, name="cache")
 @cache_app.command("import")
 def cache_import(
     file: Annotated[
-        Path, typer.Argument(help=".npz, .h5 or .safetensors keyed by clip id, or a folder of .npy or .npz.")
+        Path,
+        typer.Argument(help=".npz, .h5 or .safetensors keyed by clip id, a folder of .npy or .npz, or a shared file."),
     ],
-    modality: Annotated[str, typer.Option(help="Modality under which the features are stored.")],
-    backbone: Annotated[str, typer.Option(help="What made them, for the tables.")],
+    modality: Annotated[str | None, typer.Option(help="Modality under which the features are stored.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="What made them, for the tables.")] = None,
     key: Annotated[str | None, typer.Option(help="Array to take, where each clip has several.")] = None,
     pattern: Annotated[
         str | None, typer.Option(help="File names in a folder, such as '{clip_id}_i3d_rgb.npy'; default: the clip id.")
@@ -173,11 +174,21 @@ def cache_import(
     protocol: ProtocolOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Store features that another program made, so that stage two works without stage one."""
-    from mgcli.cache import import_features
+    """Store features that another program made, or that another cache shared, so that stage two can start."""
+    from mgcli.cache import import_features, import_share, is_share
     from mgcli.extract import load_project_clips
 
     project = project_with(clips=clips, cache=cache, format=cache_format, protocol=protocol)
+    if is_share(file):
+        if modality or backbone or key or pattern or clips or protocol:
+            raise typer.BadParameter("a shared file brings its own modality, backbone and clip tables")
+        shared = import_share(make_project_cache(project), file)
+        print_result(shared.to_json(), shared.summary(), as_json)
+        return
+    if modality is None or backbone is None:
+        raise typer.BadParameter(
+            f"{file.name} was not made by `cache export --form share`: give --modality and --backbone"
+        )
     table = load_project_clips(project)
     report = import_features(
         make_project_cache(project),

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     )
     from mgcli.cache.durable import committed_file, writing
     from mgcli.cache.errors import CacheError, ClipTableError, MgcliError, NonFiniteTokensError, ProjectError
+    from mgcli.cache.exchange_share import is_share
     from mgcli.cache.exporting import ExportReport, export_features
     from mgcli.cache.importing import ImportReport, import_features
+    from mgcli.cache.importing_share import ShareReport, import_share
     from mgcli.cache.maintain import VerifyReport, remove_feature_set, verify_cache
     from mgcli.cache.named import named_class
     from mgcli.cache.progress import Progress, warn
@@ -45,6 +47,7 @@ __all__ = [
     "Progress",
     "Project",
     "ProjectError",
+    "ShareReport",
     "VerifyReport",
     "check_clip_table",
     "committed_file",
@@ -52,6 +55,8 @@ __all__ = [
     "draw_validation",
     "export_features",
     "import_features",
+    "import_share",
+    "is_share",
     "label_classes",
     "lazy_names",
     "load_project",
@@ -74,6 +79,8 @@ __getattr__ = lazy_names(
         "errors": "CacheError ClipTableError MgcliError NonFiniteTokensError ProjectError",
         "exporting": "ExportReport export_features",
         "importing": "ImportReport import_features",
+        "importing_share": "ShareReport import_share",
+        "exchange_share": "is_share",
         "maintain": "VerifyReport remove_feature_set verify_cache",
         "named": "named_class",
         "progress": "Progress warn",

@@ -56,14 +56,14 @@ def remove(
 def export(
     name: Annotated[str, typer.Argument(help="Folder name or start of the fingerprint of a feature set.")],
     out: Annotated[Path, typer.Argument(help="File to write; a folder for npy and npz-per-clip.")],
-    form: Annotated[str, typer.Option(help="npy, npz-per-clip, npz, hdf5 or safetensors.")],
+    form: Annotated[str, typer.Option(help="npz, npz-per-clip, npy, hdf5, safetensors or share.")],
     clips: Annotated[Path | None, typer.Option(help="Only the clips of this clip table (CSV).")] = None,
     view: Annotated[int, typer.Option(min=0, help="0 the plain view; 1 and up augmented ones.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
     cache: CacheOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write one feature set in a form that other programs read."""
+    """Write one feature set in a form that other programs read, or in one file for another cache."""
     from mgcli.cache.clips import read_clip_table
     from mgcli.cache.exporting import export_features
 

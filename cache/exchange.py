@@ -1,7 +1,8 @@
 """Tokens in other programs' files: the contract of what is read, and the tables of forms.
 
 Members: `exchange_folder.py`, `exchange_npz.py`, `exchange_hdf5.py`, `exchange_safetensors.py`, and
-`exchange_share.py`, one file with a whole feature set. `importing.py` and `exporting.py` use them.
+`exchange_share.py`, one file with all of a feature set. `importing.py`, `importing_share.py` and `exporting.py`
+use them.
 """
 
 # Shapes: N tokens, D token width.
@@ -12,14 +13,17 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from mgcli.cache.entries import EntryKey
 from mgcli.cache.errors import CacheError, MgcliError
 from mgcli.cache.part import ClipTokens
+from mgcli.cache.shared_tables import SharedTable
 from mgcli.cache.spec import FeatureSpec
 
 FOLDER = "folder"
@@ -36,6 +40,7 @@ FORMS: dict[str, str] = {  # form of an export -> what writes it
     "npz": "mgcli.cache.exchange_npz:write_npz",
     "hdf5": "mgcli.cache.exchange_hdf5:write_hdf5",
     "safetensors": "mgcli.cache.exchange_safetensors:write_safetensors",
+    "share": "mgcli.cache.exchange_share:write_share",
 }
 TOKENS = "tokens"  # the array of a clip that has several, where no --key names another
 MOST_CLIP_BYTES = 4 << 30  # a header that promises more is not believed
@@ -76,11 +81,13 @@ class ClipSource(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Export:
-    """What is to be written: entries in the order of the cache, one for each clip id."""
+    """What is to be written; all forms but `share` get one entry for each clip id."""
 
     spec: FeatureSpec
-    num_tokens: dict[str, int]  # clip id -> N, in the order of `entries`
+    lengths: dict[EntryKey, int]  # entry -> N, in the order of `entries`
     entries: Callable[[], Iterator[ClipTokens]]
+    provenance: dict[str, Any] = field(default_factory=dict)  # `share` alone asks for this and the next
+    tables: list[SharedTable] = field(default_factory=list)
 
 
 def open_source(path: Path, key: str | None, pattern: str | None) -> AbstractContextManager[ClipSource]:

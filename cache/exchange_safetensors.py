@@ -85,13 +85,13 @@ def open_safetensors(path: Path, key: str | None = None, pattern: str | None = N
 
 def write_safetensors(path: Path, export: Export) -> None:
     """One file with an (N, D) tensor for each clip, in the stored type."""
-    if _METADATA in export.num_tokens:
+    if any(clip_id == _METADATA for clip_id, _, _ in export.lengths):
         raise CacheError(f"a clip is called {_METADATA!r}, which .safetensors keeps for itself; choose another --form")
     dim, kind = export.spec.dim, _WRITTEN[export.spec.dtype]
     token_bytes = dim * np.dtype(_DTYPES[kind]).itemsize
     header: dict[str, Any] = {_METADATA: {"made_by": "mgcli cache export", "spec": json.dumps(export.spec.to_dict())}}
     stop = 0
-    for clip_id, num_tokens in export.num_tokens.items():
+    for (clip_id, _, _), num_tokens in export.lengths.items():
         start, stop = stop, stop + num_tokens * token_bytes
         header[clip_id] = {"dtype": kind, "shape": [num_tokens, dim], "data_offsets": [start, stop]}
     encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")

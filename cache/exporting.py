@@ -6,7 +6,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,11 @@ from mgcli.cache.exchange import FORMS, Export, named_function
 from mgcli.cache.exchange_folder import INDEX_FILE
 from mgcli.cache.part import ClipTokens
 from mgcli.cache.progress import Progress
+from mgcli.cache.shared_tables import provenance_to_share, tables_to_share
 from mgcli.cache.store import FeatureCache, FeatureSet
 
 _SUFFIXES = {"npz": (".npz",), "hdf5": (".h5", ".hdf5"), "safetensors": (".safetensors",)}
+_SUFFIXES["share"] = _SUFFIXES["hdf5"]
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,14 @@ def export_features(
     overwrite: bool = False,
     progress: bool = True,
 ) -> ExportReport:
-    """Write the tokens of one feature set, one array a clip; clip ids of any kind survive.
+    """Write the tokens of one feature set; clip ids of any kind survive.
 
     Args:
         cache: where from.
         name: folder name of the feature set, or start of its fingerprint.
         out: file, or folder, to write; it is there whole or not at all.
-        form: npy or npz-per-clip, a folder with a file a clip; npz, hdf5 or safetensors, one file.
+        form: npy or npz-per-clip, a folder with a file a clip; npz, hdf5 or safetensors, one file; share, one
+            file with all that is kept of every entry, every source and view, and the clip tables of the cache.
         table: only the clips of this clip table; where it names sources, the tokens of these.
         view: 0 the plain view; 1 and up augmented ones.
         overwrite: replace what is there.
@@ -82,10 +85,16 @@ def export_features(
         raise CacheError(f"unknown form {form!r}; known: {', '.join(FORMS)}")
     features = find_feature_set(cache, name)
     lengths = entry_lengths(features)
-    keys, absent = _one_entry_a_clip(cache, features, lengths, table, view)
-    num_tokens = {key[0]: lengths[key] for key in lengths if key in keys}
+    if form == "share":
+        keys, absent = _entries_of_clips(features, lengths, table)
+    else:
+        keys, absent = _one_entry_a_clip(cache, features, lengths, table, view)
+    lengths = {key: lengths[key] for key in lengths if key in keys}
     with Progress("export", len(keys), unit="clip", shown=progress) as bar:
-        export = Export(features.spec, num_tokens, partial(counted_entries, features, keys, bar))
+        export = Export(features.spec, lengths, partial(_counted_entries, features, keys, bar))
+        if form == "share":
+            tables = tables_to_share(cache, None if table is None else {key[0] for key in keys})
+            export = replace(export, provenance=provenance_to_share(features.provenance), tables=tables)
         with new_output(out, cache, _SUFFIXES.get(form), overwrite=overwrite) as temporary:
             named_function(FORMS[form])(temporary, export)
     files = [file for file in out.rglob("*") if file.is_file()] if out.is_dir() else [out]
@@ -94,13 +103,13 @@ def export_features(
         path=str(out),
         form=form,
         clips=len(keys),
-        tokens=sum(num_tokens.values()),
+        tokens=sum(lengths.values()),
         bytes=sum(file.stat().st_size for file in files),
         absent=absent,
     )
 
 
-def counted_entries(features: FeatureSet, keys: set[EntryKey], bar: Progress) -> Iterator[ClipTokens]:
+def _counted_entries(features: FeatureSet, keys: set[EntryKey], bar: Progress) -> Iterator[ClipTokens]:
     """The entries of `read_entries`, shown on a bar."""
     for entry in read_entries(features, keys):
         yield entry
@@ -158,6 +167,18 @@ def _committed_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync(path.parent)
+
+
+def _entries_of_clips(
+    features: FeatureSet, lengths: dict[EntryKey, int], table: pd.DataFrame | None
+) -> tuple[set[EntryKey], list[str]]:
+    """All entries of the clips of a table, or of the set, and the clips of the table that have none."""
+    there = {key[0] for key in lengths}
+    wanted = there if table is None else set(table["clip_id"])
+    if not wanted & there:
+        raise CacheError(f"{features.name} has no tokens{'' if table is None else ' of the clips of this table'}")
+    absent = [] if table is None else [clip_id for clip_id in table["clip_id"] if clip_id not in there]
+    return {key for key in lengths if key[0] in wanted}, absent
 
 
 def _one_entry_a_clip(
