@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         label_classes,
         read_clip_table,
     )
+    from mgcli.cache.derive import GRID_KEY, LAYOUTS_KEY, DeriveReport, derive_layout
     from mgcli.cache.durable import committed_file, writing
     from mgcli.cache.errors import CacheError, ClipTableError, MgcliError, NonFiniteTokensError, ProjectError
     from mgcli.cache.exchange_share import is_share
@@ -27,14 +28,18 @@ if TYPE_CHECKING:
     from mgcli.cache.project import Project, load_project, write_project
     from mgcli.cache.spec import FeatureSpec
     from mgcli.cache.store import Failure, FeatureCache, FeatureSet, open_cache
+    from mgcli.cache.token_grid import TokenGrid
     from mgcli.cache.writer import FeatureWriter
 
 __all__ = [
     "EMOTION_CLASSES",
+    "GRID_KEY",
+    "LAYOUTS_KEY",
     "SPLITS",
     "TASKS",
     "CacheError",
     "ClipTableError",
+    "DeriveReport",
     "ExportReport",
     "Failure",
     "FeatureCache",
@@ -48,9 +53,11 @@ __all__ = [
     "Project",
     "ProjectError",
     "ShareReport",
+    "TokenGrid",
     "VerifyReport",
     "check_clip_table",
     "committed_file",
+    "derive_layout",
     "describe_clips",
     "draw_validation",
     "export_features",
@@ -75,6 +82,7 @@ __getattr__ = lazy_names(
     {  # module -> public names in it
         "clips": "EMOTION_CLASSES SPLITS TASKS check_clip_table describe_clips draw_validation label_classes "
         "read_clip_table",
+        "derive": "GRID_KEY LAYOUTS_KEY DeriveReport derive_layout",
         "durable": "committed_file writing",
         "errors": "CacheError ClipTableError MgcliError NonFiniteTokensError ProjectError",
         "exporting": "ExportReport export_features",
@@ -87,6 +95,7 @@ __getattr__ = lazy_names(
         "project": "Project load_project write_project",
         "spec": "FeatureSpec",
         "store": "Failure FeatureCache FeatureSet open_cache",
+        "token_grid": "TokenGrid",
         "writer": "FeatureWriter",
     },
 )

@@ -73,6 +73,24 @@ def export(
     print_result(report.to_json(), report.summary(), as_json)
 
 
+@app.command()
+def derive(
+    name: Annotated[str, typer.Argument(help="Folder name or start of the fingerprint of a feature set.")],
+    tokens: Annotated[str, typer.Option(help="Layout to make: time, joint or pooled.")],
+    grid: Annotated[
+        str | None, typer.Option(help="CLASS,TIMES,PLACES of a window, where the feature set does not say.")
+    ] = None,
+    cache: CacheOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a smaller token layout from a feature set of layout full, without the videos."""
+    from mgcli.cache.derive import derive_layout, parse_grid
+
+    given = None if grid is None else parse_grid(grid)
+    report = derive_layout(open_project_cache(cache), name, tokens, grid=given)
+    print_result(report.to_json(), report.summary(), as_json)
+
+
 def _info_text(content: dict[str, Any]) -> str:
     """`cache info` for people."""
     lines = [f"{content['path']} (format version {content['format_version']})"]
