@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import h5py
 import numpy as np
@@ -26,11 +26,7 @@ class Hdf5Source(ClipSource):
         self._file = file
         names: list[str] = []  # of the data sets in the file itself: links to others are never followed
         file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
-        if (
-            key is None
-            and names
-            and all("/" in name and name.rpartition("/")[2] in (TOKENS, *_BESIDE) for name in names)
-        ):
+        if key is None and _all_in_groups_with_tokens(names):
             key = TOKENS
         self._paths: dict[str, str] = {}
         self._grouped = key is not None
@@ -75,6 +71,12 @@ def open_hdf5(path: Path, key: str | None = None, pattern: str | None = None) ->
         raise CacheError(f"{path} is not a readable HDF5 file: {error}") from None
     with file:
         yield source
+
+
+def _all_in_groups_with_tokens(names: Sequence[str]) -> bool:
+    """Whether every data set is the `tokens` of a group, or lies beside such."""
+    groups = {name.removesuffix(f"/{TOKENS}") for name in names if name.endswith(f"/{TOKENS}")}
+    return bool(groups) and all(any(str(each) in groups for each in PurePosixPath(name).parents) for name in names)
 
 
 def _read(dataset: h5py.Dataset) -> np.ndarray:

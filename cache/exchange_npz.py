@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO
 
 import numpy as np
@@ -18,8 +19,9 @@ from mgcli.cache.part import from_stored
 
 NPY = ".npy"
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-_UNREADABLE = (ValueError, TypeError, SyntaxError, OSError, EOFError, RuntimeError, MemoryError, NotImplementedError)
-_DAMAGED = (*_UNREADABLE, zipfile.BadZipFile, zlib.error)
+# numpy parses a header with Python's own tokenizer, and zipfile raises whatever it trips over
+_UNREADABLE = (ValueError, TypeError, SyntaxError, TokenError, OSError, EOFError, RuntimeError, MemoryError)
+_DAMAGED = (*_UNREADABLE, zipfile.BadZipFile, zlib.error, NotImplementedError)
 _MADE_AT = (1980, 1, 1, 0, 0, 0)  # the same tokens give the same file
 
 

@@ -83,6 +83,8 @@ def export_features(
     """
     if form not in FORMS:
         raise CacheError(f"unknown form {form!r}; known: {', '.join(FORMS)}")
+    if form == "share" and view:
+        raise CacheError("a shared file takes every view with it; leave out --view")
     features = find_feature_set(cache, name)
     lengths = entry_lengths(features)
     if form == "share":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import zipfile
@@ -12,9 +13,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from safetensors.numpy import save_file
-from samples import make_table, make_tokens
+from samples import make_spec, make_table, make_tokens
 
-from mgcli.cache import CacheError, FeatureCache, ImportReport, check_clip_table, import_features, verify_cache
+from mgcli.cache import (
+    CacheError,
+    FeatureCache,
+    ImportReport,
+    check_clip_table,
+    export_features,
+    import_features,
+    open_cache,
+    verify_cache,
+)
 
 
 def imported(cache: FeatureCache, path: Path, table: pd.DataFrame | None = None, **how: str) -> ImportReport:
@@ -283,3 +293,25 @@ def test_odd_clip_ids_are_found_in_subfolders(cache: FeatureCache, tmp_path: Pat
         np.save(tmp_path / f"{clip_id}.npy", make_tokens(clip_id))
     assert imported(cache, tmp_path, check_clip_table(pd.DataFrame({"clip_id": ids}))).done == 3
     assert_holds(cache, ids)
+
+
+@pytest.mark.parametrize("form", ["npy", "npz-per-clip", "npz", "hdf5", "safetensors"])
+def test_no_flipped_bit_or_cut_brings_a_traceback(tmp_path: Path, form: str) -> None:
+    cache = open_cache(tmp_path / "features", create=True)
+    made = cache.create_feature_set(make_spec())
+    with made.writer() as writer:
+        for clip_id in C0_TO_C3:
+            writer.add(clip_id, make_tokens(clip_id))
+    path = tmp_path / {"npz": "o.npz", "hdf5": "o.h5", "safetensors": "o.safetensors"}.get(form, "o")
+    export_features(cache, made.name, path, form, progress=False)
+    file = next(path.glob("c0.*")) if path.is_dir() else path
+    content = file.read_bytes()
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        damaged = bytearray(content[: rng.integers(len(content))] if i % 4 == 0 else content)
+        for bit in rng.integers(len(damaged) * 8, size=rng.integers(1, 4)) if damaged else []:
+            damaged[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(damaged)
+        other = open_cache(tmp_path / f"other{i}", create=True)
+        with contextlib.suppress(CacheError):
+            import_features(other, path, "face", "mine", make_table(4), protocol="p", progress=False)
