@@ -28,12 +28,10 @@ def find_feature_set(cache: FeatureCache, name: str) -> FeatureSet:
 
 def entry_lengths(features: FeatureSet) -> dict[EntryKey, int]:
     """Number of tokens of every entry, in the order in which `read_entries` gives them."""
-    rows = features.clips()
-    keys = zip(rows["clip_id"], rows["source"], rows["view"], rows["num_tokens"], rows["part"], strict=True)
-    by_part: dict[str, dict[EntryKey, int]] = {}
-    for clip_id, source, view, num_tokens, part in keys:
-        by_part.setdefault(part, {})[clip_id, int(source, 16), int(view)] = int(num_tokens)
-    return {key: length for part in sorted(by_part) for key, length in by_part[part].items()}
+    lengths: dict[EntryKey, int] = {}
+    for part, wanted in _by_part(features, None):
+        lengths |= {key: stop - start for key, _, start, stop in _rows_of(part, wanted)}
+    return lengths
 
 
 def read_entries(features: FeatureSet, keys: Collection[EntryKey] | None = None) -> Iterator[ClipTokens]:
@@ -48,15 +46,34 @@ def read_entries(features: FeatureSet, keys: Collection[EntryKey] | None = None)
     Raises:
         CacheError: a part is damaged.
     """
+    for part, wanted in _by_part(features, keys):
+        yield from _entries_of(part, wanted)
+
+
+def _by_part(features: FeatureSet, keys: Collection[EntryKey] | None) -> list[tuple[Part, set[EntryKey]]]:
+    """The parts in name order, each with those of the entries that are read from it."""
     rows = features.clips()
     wanted: dict[str, set[EntryKey]] = {}
     for clip_id, source, view, part in zip(rows["clip_id"], rows["source"], rows["view"], rows["part"], strict=True):
         key = (clip_id, int(source, 16), int(view))
         if keys is None or key in keys:
             wanted.setdefault(part, set()).add(key)
-    for part in features.parts():
-        if part.name in wanted:
-            yield from _entries_of(part, wanted[part.name])
+    parts = [part for part in features.parts() if part.name in wanted]
+    if len(parts) < len(wanted):
+        raise CacheError(
+            f"parts of {features.name} were removed while it was read (compact, rm); run the command again"
+        )
+    return [(part, wanted[part.name]) for part in parts]
+
+
+def _rows_of(part: Part, wanted: set[EntryKey]) -> Iterator[tuple[EntryKey, int, int, int]]:
+    """Entry, its number in the part, its first row and one past its last, in the order of the part."""
+    left = set(wanted)
+    keys = zip(part.clip_id, part.source.tolist(), part.view.tolist(), strict=True)
+    for i, (key, start, stop) in enumerate(zip(keys, part.offset[:-1].tolist(), part.offset[1:].tolist(), strict=True)):
+        if key in left:
+            left.remove(key)
+            yield key, i, start, stop
 
 
 def _entries_of(part: Part, wanted: set[EntryKey]) -> Iterator[ClipTokens]:
@@ -69,12 +86,7 @@ def _entries_of(part: Part, wanted: set[EntryKey]) -> Iterator[ClipTokens]:
     for name, array in beside.items():
         if array_checksum(array) != checksums[name]:
             raise CacheError(f"array {name} of part {part.path} does not match its checksum; run: mgcli cache verify")
-    left = set(wanted)
-    keys = zip(part.clip_id, part.source.tolist(), part.view.tolist(), strict=True)
-    for i, (key, start, stop) in enumerate(zip(keys, part.offset[:-1].tolist(), part.offset[1:].tolist(), strict=True)):
-        if key not in left:
-            continue
-        left.remove(key)
+    for key, i, start, stop in _rows_of(part, wanted):
         tokens = part.tokens(start, stop)
         if array_checksum(tokens) != of_clips[i]:
             raise CacheError(f"clip {key[0]!r} of part {part.path} is damaged; run: mgcli cache verify")

@@ -98,5 +98,6 @@ def write_safetensors(path: Path, export: Export) -> None:
     encoded += b" " * (-len(encoded) % 8)  # so that the tensors start at a multiple of 8
     with path.open("xb") as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
-        for clip in export.entries():
+        for clip, key in zip(export.entries(), export.lengths, strict=True):
+            assert (clip.clip_id, clip.source, clip.view) == key, "entries come in the order of the header"
             file.write(clip.tokens.astype(_DTYPES[kind], copy=False).tobytes())

@@ -66,7 +66,7 @@ def write_share(path: Path, export: Export) -> None:
     with h5py.File(path, "x", libver=("v110", "v110"), userblock_size=_BLOCK_BYTES) as file:
         _write_head(file, export)
         _make_row_arrays(file, export, first)
-        _write_rows(file, chain([first], entries), first)
+        _write_rows(file, chain([first], entries), first, iter(export.lengths))
     with path.open("r+b") as stream:
         stream.seek(_BLOCK_BYTES)
         digest, num_bytes = hashlib.file_digest(stream, "sha256").hexdigest(), stream.tell() - _BLOCK_BYTES
@@ -97,11 +97,12 @@ def _make_row_arrays(file: h5py.File, export: Export, first: ClipTokens) -> None
         file.create_dataset(name, (num_rows, *array.shape[1:]), array.dtype)
 
 
-def _write_rows(file: h5py.File, entries: Iterator[ClipTokens], first: ClipTokens) -> None:
+def _write_rows(file: h5py.File, entries: Iterator[ClipTokens], first: ClipTokens, keys: Iterator[EntryKey]) -> None:
     checksums, row = [], 0
     for batch in _batches(entries):
         beside = [_beside(clip) for clip in batch]
         for clip, arrays in zip(batch, beside, strict=True):
+            assert (clip.clip_id, clip.source, clip.view) == next(keys), "entries come in the order of the head"
             if _kinds(arrays) != _kinds(_beside(first)):
                 raise CacheError(f"clip {clip.clip_id!r} has other companions than {first.clip_id!r}; share them apart")
             checksums.append((array_checksum(clip.tokens), _checksum_beside(arrays)))
