@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from mgcli.cache.commands import app as cache_app
+from mgcli.cache.commands import bench_app as cache_bench_app
 from mgcli.cache.console import (
     EXIT_FAULT,
     EXIT_SOME_FAILED,
@@ -25,6 +26,7 @@ from mgcli.cache.console import (
     say,
 )
 from mgcli.extract.commands import app as extract_app
+from mgcli.extract.commands import bench_app as extract_bench_app
 from mgcli.fuse.commands import app as fuse_app
 
 app = typer.Typer(
@@ -154,26 +156,47 @@ def demo(
 app.add_typer(extract_app)
 app.add_typer(fuse_app)
 app.add_typer(cache_app, name="cache")
+bench_app = typer.Typer(
+    help="How fast this machine is, against plain references in the same run.", no_args_is_help=True
+)
+bench_app.add_typer(cache_bench_app)
+bench_app.add_typer(extract_bench_app)
+app.add_typer(bench_app, name="bench")
 
 
 @cache_app.command("import")
 def cache_import(
-    file: Annotated[Path, typer.Argument(help=".npz or .h5 keyed by clip id, arrays (N, D).")],
-    modality: Annotated[str, typer.Option(help="Modality under which the features are stored.")],
-    backbone: Annotated[str, typer.Option(help="What made them, for the tables.")],
+    file: Annotated[
+        Path,
+        typer.Argument(help=".npz, .h5 or .safetensors keyed by clip id, a folder of .npy or .npz, or a shared file."),
+    ],
+    modality: Annotated[str | None, typer.Option(help="Modality under which the features are stored.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="What made them, for the tables.")] = None,
+    key: Annotated[str | None, typer.Option(help="Array to take, where each clip has several.")] = None,
+    pattern: Annotated[
+        str | None, typer.Option(help="File names in a folder, such as '{clip_id}_i3d_rgb.npy'; default: the clip id.")
+    ] = None,
     clips: ClipsOption = None,
     cache: CacheOption = None,
     cache_format: FormatOption = None,
     protocol: ProtocolOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Store features that another program made, so that stage two works without stage one."""
-    from tqdm import tqdm
-
-    from mgcli.cache import import_features
+    """Store features that another program made, or that another cache shared, so that stage two can start."""
+    from mgcli.cache import import_features, import_share, is_share
     from mgcli.extract import load_project_clips
 
     project = project_with(clips=clips, cache=cache, format=cache_format, protocol=protocol)
+    if is_share(file):
+        if modality or backbone or key or pattern or clips or protocol:
+            raise typer.BadParameter("a shared file brings its own modality, backbone and clip tables")
+        shared = import_share(make_project_cache(project), file)
+        print_result(shared.to_json(), shared.summary(), as_json)
+        return
+    if modality is None or backbone is None:
+        raise typer.BadParameter(
+            f"{file.name} was not made by `cache export --form share`: give --modality and --backbone"
+        )
     table = load_project_clips(project)
     report = import_features(
         make_project_cache(project),
@@ -182,7 +205,8 @@ def cache_import(
         backbone,
         table,
         protocol=project.protocol,
-        progress=lambda ids: iter(tqdm(ids, unit="clip", disable=not sys.stderr.isatty())),
+        key=key,
+        pattern=pattern,
     )
     print_result(report.to_json(), report.summary(), as_json)
     if report.failures:

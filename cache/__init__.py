@@ -15,10 +15,14 @@ if TYPE_CHECKING:
         label_classes,
         read_clip_table,
     )
+    from mgcli.cache.derive import GRID_KEY, LAYOUTS_KEY, DeriveReport, derive_layout
     from mgcli.cache.durable import committed_file, writing
     from mgcli.cache.errors import CacheError, ClipTableError, MgcliError, NonFiniteTokensError, ProjectError
-    from mgcli.cache.exchange import ImportReport, import_features
+    from mgcli.cache.exchange_share import is_share
+    from mgcli.cache.exporting import ExportReport, export_features
     from mgcli.cache.feature_set import Failure, FeatureSet
+    from mgcli.cache.importing import ImportReport, import_features
+    from mgcli.cache.importing_share import ShareReport, import_share
     from mgcli.cache.maintain import CompactReport, GarbageReport, collect_garbage, compact, remove_feature_set
     from mgcli.cache.merge import MergeReport, merge_cache
     from mgcli.cache.named import named_class
@@ -27,17 +31,22 @@ if TYPE_CHECKING:
     from mgcli.cache.selection import ClipSelection
     from mgcli.cache.spec import FeatureSpec
     from mgcli.cache.store import FeatureCache, open_cache
+    from mgcli.cache.token_grid import TokenGrid
     from mgcli.cache.verify import VerifyReport, verify_cache
     from mgcli.cache.writer import FeatureWriter
 
 __all__ = [
     "EMOTION_CLASSES",
+    "GRID_KEY",
+    "LAYOUTS_KEY",
     "SPLITS",
     "TASKS",
     "CacheError",
     "ClipSelection",
     "ClipTableError",
     "CompactReport",
+    "DeriveReport",
+    "ExportReport",
     "Failure",
     "FeatureCache",
     "FeatureSet",
@@ -51,14 +60,20 @@ __all__ = [
     "Progress",
     "Project",
     "ProjectError",
+    "ShareReport",
+    "TokenGrid",
     "VerifyReport",
     "check_clip_table",
     "collect_garbage",
     "committed_file",
     "compact",
+    "derive_layout",
     "describe_clips",
     "draw_validation",
+    "export_features",
     "import_features",
+    "import_share",
+    "is_share",
     "label_classes",
     "lazy_names",
     "load_project",
@@ -78,12 +93,16 @@ __getattr__ = lazy_names(
     {  # module -> public names in it
         "clips": "EMOTION_CLASSES SPLITS TASKS check_clip_table describe_clips draw_validation label_classes "
         "read_clip_table",
+        "derive": "GRID_KEY LAYOUTS_KEY DeriveReport derive_layout",
         "durable": "committed_file writing",
         "errors": "CacheError ClipTableError MgcliError NonFiniteTokensError ProjectError",
-        "exchange": "ImportReport import_features",
         "feature_set": "Failure FeatureSet",
         "maintain": "CompactReport GarbageReport collect_garbage compact remove_feature_set",
         "merge": "MergeReport merge_cache",
+        "exporting": "ExportReport export_features",
+        "importing": "ImportReport import_features",
+        "importing_share": "ShareReport import_share",
+        "exchange_share": "is_share",
         "named": "named_class",
         "progress": "Progress warn",
         "project": "Project load_project write_project",
@@ -91,6 +110,7 @@ __getattr__ = lazy_names(
         "spec": "FeatureSpec",
         "store": "FeatureCache open_cache",
         "verify": "VerifyReport verify_cache",
+        "token_grid": "TokenGrid",
         "writer": "FeatureWriter",
     },
 )

@@ -11,6 +11,21 @@ import typer
 from mgcli.cache.console import EXIT_FAULT, EXIT_SOME_FAILED, CacheOption, JsonOption, open_project_cache, print_result
 
 app = typer.Typer(help="Look after the feature cache.", no_args_is_help=True)
+bench_app = typer.Typer()
+
+
+@bench_app.command("cache")
+def bench_cache(
+    folder: Annotated[Path | None, typer.Option(help="On the disk in question; default: the temporary folder.")] = None,
+    megabytes: Annotated[int, typer.Option(min=8, help="Of tokens, for each size of clip and each format.")] = 256,
+    seconds: Annotated[float, typer.Option(min=0.0, help="To spend on measuring; seven rounds at least.")] = 30.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Time reads and writes of the cache against a plain memory map, a plain file and the libraries' own readers."""
+    from mgcli.cache.bench import bench_cache as measure
+
+    report = measure(folder, megabytes=megabytes, seconds=seconds)
+    print_result(report.to_json(), report.summary(), as_json)
 
 
 @app.command("ls")
@@ -68,12 +83,11 @@ def compact(
     as_json: JsonOption = False,
 ) -> None:
     """Make few large parts of many small ones, in order of clips, and drop duplicates."""
-    from mgcli.cache.feature_set import FeatureSet
     from mgcli.cache.maintain import compact as compact_set
     from mgcli.cache.progress import shown_progress
 
     opened = open_project_cache(cache)
-    sets = opened.feature_sets() if name is None else [FeatureSet.open(opened.set_folder(name), opened.format)]
+    sets = opened.feature_sets() if name is None else [opened.named_set(name)]
     reports = [compact_set(each, part_bytes=part_mb << 20, progress=shown_progress("compact", "part")) for each in sets]
     if as_json:
         typer.echo(json.dumps([report.to_json() for report in reports]))
@@ -115,6 +129,45 @@ def remove(
     if not yes:
         typer.confirm(f"delete feature set {name} of {opened.path}?", abort=True, err=True)
     typer.echo(f"deleted {remove_feature_set(opened, name)}")
+
+
+@app.command("export")
+def export(
+    name: Annotated[str, typer.Argument(help="Folder name or start of the fingerprint of a feature set.")],
+    out: Annotated[Path, typer.Argument(help="File to write; a folder for npy and npz-per-clip.")],
+    form: Annotated[str, typer.Option(help="npz, npz-per-clip, npy, hdf5, safetensors or share.")],
+    clips: Annotated[Path | None, typer.Option(help="Only the clips of this clip table (CSV).")] = None,
+    view: Annotated[int, typer.Option(min=0, help="0 the plain view; 1 and up augmented ones.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    cache: CacheOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write one feature set in a form that other programs read, or in one file for another cache."""
+    from mgcli.cache.clips import read_clip_table
+    from mgcli.cache.exporting import export_features
+
+    table = None if clips is None else read_clip_table(clips)
+    opened = open_project_cache(cache)
+    report = export_features(opened, name, out, form, table=table, view=view, overwrite=overwrite)
+    print_result(report.to_json(), report.summary(), as_json)
+
+
+@app.command()
+def derive(
+    name: Annotated[str, typer.Argument(help="Folder name or start of the fingerprint of a feature set.")],
+    tokens: Annotated[str, typer.Option(help="Layout to make: time, joint or pooled.")],
+    grid: Annotated[
+        str | None, typer.Option(help="CLASS,TIMES,PLACES of a window, where the feature set does not say.")
+    ] = None,
+    cache: CacheOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a smaller token layout from a feature set of layout full, without the videos."""
+    from mgcli.cache.derive import derive_layout, parse_grid
+
+    given = None if grid is None else parse_grid(grid)
+    report = derive_layout(open_project_cache(cache), name, tokens, grid=given)
+    print_result(report.to_json(), report.summary(), as_json)
 
 
 def _info_text(content: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mgcli.cache.copying import plan_lots, read_lot
+from mgcli.cache.copying import companion_kinds, plan_lots, read_lot
 from mgcli.cache.durable import TEMPORARY_PREFIX, writing
 from mgcli.cache.errors import CacheError
 from mgcli.cache.feature_set import SPEC_FILE, FeatureSet
@@ -88,7 +88,8 @@ def compact(
     winners = index.winners
     ids = index.clip_ids(winners)
     source, view = index.entries["source"][winners], index.entries["view"][winners]
-    order = sorted(range(len(winners)), key=lambda i: (ids[i], view[i], source[i]))
+    kind = companion_kinds(reader, winners)
+    order = sorted(range(len(winners)), key=lambda i: (kind[i], ids[i], view[i], source[i]))
     entries = winners[np.array(order, dtype=np.int64)]
     lots = plan_lots(reader, entries, part_bytes)
     duplicates = len(index) - len(winners)

@@ -145,7 +145,7 @@ class EntryReader:
             raise
         except Exception as error:  # whatever the storage library trips over in a damaged file
             if not self.parts[part].is_committed(path):
-                raise PartGoneError(f"{path} is gone") from error
+                raise PartGoneError(f"{path} is gone: another process removed it; run the command again") from error
             raise CacheError(
                 f"part {path} cannot be read ({error}); run mgcli cache verify, and delete the parts that it names"
             ) from error

@@ -120,6 +120,14 @@ class FeatureCache:
             raise CacheError(f"{len(fitting)} feature sets fit {name!r}; name one of: {there}")
         return fitting[0]
 
+    def named_set(self, name: str) -> FeatureSet:
+        """The one feature set with this folder name, or a fingerprint that starts so.
+
+        Raises:
+            CacheError: none or several fit the name.
+        """
+        return FeatureSet.open(self.set_folder(name), self.format)
+
     def create_feature_set(self, spec: FeatureSpec, provenance: dict[str, Any] | None = None) -> FeatureSet:
         """Open the feature set of this spec, made first where there is none.
 

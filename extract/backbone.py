@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mgcli.cache import MgcliError, named_class
+from mgcli.cache import MgcliError, TokenGrid, named_class
 from mgcli.extract.face import DEFAULT_DETECTOR
 from mgcli.extract.skeleton_layouts import JointLayout
 from mgcli.extract.weights import (
@@ -98,6 +98,7 @@ class Backbone(nn.Module, ABC):
     embed_dim: int  # D
     sampling: dict[str, Any]  # plain values: which frames it sees
     transform: dict[str, Any]  # plain values: what is done to them
+    token_grid: TokenGrid | None = None  # of one window in layout `full`, where the smaller ones follow its rules
     joints: JointLayout | None = None  # what skeletons are brought to; None: joints as the file has them
     detector: str = DEFAULT_DETECTOR  # of faces, where the data set gives none
     num_people: int = 1  # of a skeleton file; above 1, `prepare` gets (T, M, V, 3)

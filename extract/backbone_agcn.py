@@ -11,6 +11,7 @@ paper repeats or cuts it to 300.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mgcli.cache import TokenGrid
 from mgcli.extract.backbone import Backbone, BackboneError, Prepared
 from mgcli.extract.backbone_agcn_network import AAGCN, AGCN, EMBED_DIM, IN_CHANNELS, TEMPORAL_STRIDE
 from mgcli.extract.skeleton_graph import adjacency, joints_to_bones
@@ -98,6 +100,11 @@ class JointStream(Backbone):
         self.tokens = tokens
         self.embed_dim = EMBED_DIM
         self.joints = joint_layout(joints)
+        self.token_grid = TokenGrid(
+            times=math.ceil(num_frames / TEMPORAL_STRIDE),
+            places=self.joints.num_joints,
+            middle=(num_frames - 1) / 2 / TEMPORAL_STRIDE,
+        )
         self.num_people = num_people
         self.normalize = normalize
         self.num_frames = num_frames

@@ -66,6 +66,7 @@ class TwoStreamAGCN(Backbone):
             for stream in (JointStream, BoneStream)
         )
         self.tokens = tokens
+        self.token_grid = self.joint_stream.token_grid
         self.joints = self.joint_stream.joints
         self.num_people = num_people
         self.embed_dim = self.joint_stream.embed_dim + self.bone_stream.embed_dim

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torchvision.models.video import MViT_V2_S_Weights, mvit_v2_s
 
+from mgcli.cache import TokenGrid
 from mgcli.extract.backbone import Backbone, BackboneError, Prepared
 from mgcli.extract.backbone_mvit_forward import FusedForward
 from mgcli.extract.weights import PublishedWeights, load_weights
@@ -25,6 +26,7 @@ NUM_FRAMES = 16
 FRAMES_PER_S = 7.5  # KINETICS400_V1, "frame_rate"
 WINDOW_S = NUM_FRAMES / FRAMES_PER_S  # 2.133 s
 GRID = (8, 7, 7)  # time, height, width of the last block's tokens
+FRAMES_PER_TIME = NUM_FRAMES // GRID[0]
 SAMPLINGS = ("official", "uniform", "windows")
 
 
@@ -72,6 +74,9 @@ class MViTv2S(Backbone):
             raise BackboneError(f"window_stride_s is {window_stride_s}; it must be above 0")
         self.tokens = tokens
         self.embed_dim = 768
+        self.token_grid = TokenGrid(
+            class_tokens=1, times=GRID[0], places=GRID[1] * GRID[2], middle=(NUM_FRAMES - 1) / 2 / FRAMES_PER_TIME
+        )
         self.window_stride_s = WINDOW_S if window_stride_s is None else float(window_stride_s)
         self.sampling = {"mode": sampling, "num_frames": NUM_FRAMES}
         if sampling != "uniform":

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights, list_models, video
 
+from mgcli.cache import TokenGrid
 from mgcli.extract.backbone import Backbone, BackboneError, Prepared
 from mgcli.extract.weights import PublishedWeights, load_weights
 from mgcli.extract.windows import uniform_times
@@ -62,6 +63,8 @@ class TorchvisionVideo(Backbone):
         self.network = get_model(self.model_name, weights=None).eval()
         self._transform = weights.transforms()
         self.embed_dim, *self._grid = _map_shape(self.network, num_frames, self._transform.crop_size)
+        times, rows, columns = self._grid
+        self.token_grid = TokenGrid(times=times, places=rows * columns, middle=(times - 1) / 2)
         self.sampling = {"mode": "uniform", "num_frames": num_frames}
         self.transform = {
             "resize_px": list(self._transform.resize_size),

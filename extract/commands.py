@@ -30,10 +30,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 weights_app = typer.Typer(help="List every weights file, or import a released one.")
 app.add_typer(weights_app, name="weights")
-bench_app = typer.Typer(
-    help="How fast this machine is, against plain references in the same run.", no_args_is_help=True
-)
-app.add_typer(bench_app, name="bench")
+bench_app = typer.Typer()
 
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ...; default automatic.")]
 PrecisionOption = Annotated[str, typer.Option("--precision", help="float32, bfloat16 or auto.")]
@@ -233,11 +230,6 @@ def weights_import(
         overwrite=overwrite,
     )
     print_result(imported.to_json(), imported.summary(), as_json)
-
-
-@bench_app.callback()
-def bench() -> None:
-    """How fast this machine is, against plain references in the same run."""
 
 
 @bench_app.command("extract")

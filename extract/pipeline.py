@@ -6,7 +6,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from mgcli.cache import FeatureCache, FeatureSet, Progress, check_clip_table, warn
+from mgcli.cache import GRID_KEY, LAYOUTS_KEY, FeatureCache, FeatureSet, Progress, check_clip_table, warn
 from mgcli.extract.backbone import Backbone, BackboneError, backbone_class
 from mgcli.extract.device import choose_batch_size, choose_decoder_threads, choose_device, choose_workers
 from mgcli.extract.embed import ModalityEmbedder
@@ -224,8 +224,11 @@ def _write_failures(feature_set: FeatureSet, embedder: ModalityEmbedder) -> None
 def _provenance(device: torch.device, backbone: Backbone) -> dict[str, Any]:
     """What made the tokens and does not change them."""
     trained_on = {} if backbone.trained_on is None else {"trained_on": backbone.trained_on}
+    lies = {} if backbone.token_grid is None else {GRID_KEY: asdict(backbone.token_grid)}
     return {
         **trained_on,
+        **lies,
+        LAYOUTS_KEY: list(backbone.layouts),
         **{name: version(name) for name in _PROVENANCE_PACKAGES},
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} {platform.machine()}",

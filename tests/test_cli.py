@@ -172,6 +172,21 @@ def test_a_mistake_gets_one_line_and_exit_code_1(tmp_path: Path, words: list[str
     assert "Traceback" not in done.stderr
 
 
+def test_features_go_out_and_come_in_again(imported: Path) -> None:
+    name = next((imported / "features").glob("pose--*")).name
+    for words in (("out.npz", "--form", "npz"), ("out", "--form", "npy"), ("out.h5", "--form", "share")):
+        report = json.loads(mgcli("cache", "export", name, *words, "--json", cwd=imported).stdout)
+        assert (report["clips"], report["path"], report["form"]) == (48, words[0], words[2])
+    mgcli("cache", "export", name, "out.npz", "--form", "npz", cwd=imported, code=1)
+    words = ("--modality", "pose", "--backbone", "copy", "--clips", "clips.csv", "--cache", "second", "--json")
+    assert json.loads(mgcli("cache", "import", "out", *words, cwd=imported).stdout)["done"] == 48
+    assert json.loads(mgcli("cache", "import", "out.npz", *words, cwd=imported).stdout)["skipped"] == 48
+    done = mgcli("cache", "import", "out.h5", "--cache", "second", cwd=imported)
+    assert f"{name}: 48 clip(s) imported, 0 already there, 0 new clip table(s)" in done.stdout
+    mgcli("cache", "import", "out.npz", "--clips", "clips.csv", cwd=imported, code=2)
+    mgcli("cache", "import", "out.h5", "--modality", "pose", cwd=imported, code=2)
+
+
 def test_lists_print_tables_and_json(tmp_path: Path) -> None:
     for command, names in (
         (
