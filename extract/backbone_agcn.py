@@ -130,11 +130,17 @@ class JointStream(Backbone):
         Of a file with both streams this one's half is taken.
 
         Raises:
-            WeightsError: it is damaged, of another network, or for other joints.
+            WeightsError: it is damaged, of another network, for other joints, or says that it is the other stream.
         """
         state = read_state_dict(path)
         prefix = f"{self.stream_name}."
         own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        stream = read_provenance(path).get("backbone", self.name)
+        if not own and stream != self.name:
+            raise WeightsError(
+                f"{path} was imported as weights of {stream}, not of {self.name}: use --backbone {stream}, or import "
+                f"the file it was made from with --backbone {self.name}"
+            )
         self.load_stream(own or state, path)
 
     def load_stream(self, state: Mapping[str, Tensor], path: Path) -> None:

@@ -31,7 +31,9 @@ class TwoStreamAGCN(Backbone):
     reads = "skeleton"
     layouts = JointStream.layouts
     trained_stem = TRAINED_STEM
-    weights_hint = "the one that `mgcli backbone-train --modality pose` makes"
+    weights_hint = (
+        "the one that `mgcli backbone-train --modality pose` makes, or that `mgcli weights import` joins from two"
+    )
 
     def __init__(
         self,
@@ -96,7 +98,8 @@ class TwoStreamAGCN(Backbone):
         if not all(halves) or sum(map(len, halves)) != len(state):
             raise WeightsError(
                 f"{path} does not hold the two streams, keys joint_stream.* and bone_stream.*; "
-                "for a file of one stream name the backbone: --backbone agcn_joint, or agcn_bone"
+                "for a file of one stream name the backbone: --backbone agcn_joint, or agcn_bone. Two such files are "
+                f"joined by: mgcli weights import JOINT BONE --backbone {self.name}"
             )
         for stream, half in zip(streams, halves, strict=True):
             stream.load_stream(half, path)

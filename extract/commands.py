@@ -204,7 +204,13 @@ def weights(context: typer.Context, as_json: JsonOption = False) -> None:
 
 @weights_app.command("import")
 def weights_import(
-    file: Annotated[Path, typer.Argument(help="Checkpoint, or its name in the weights folder.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...",
+            help="Checkpoint, or its name in the weights folder; for agcn_two_stream two, joint stream first.",
+        ),
+    ],
     backbone: Annotated[str, typer.Option(help="Backbone it is for; see `mgcli backbones`.")],
     option: Annotated[
         list[str] | None,
@@ -212,7 +218,10 @@ def weights_import(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="File to write; by default FILE's name with .safetensors, in the weights folder."),
+        typer.Option(
+            help="File to write; by default FILE's name with .safetensors (of two the first one's, with "
+            "-two_stream.safetensors), in the weights folder."
+        ),
     ] = None,
     licence: Annotated[
         str | None, typer.Option(help="Licence of the checkpoint, where mgcli does not know it.")
@@ -224,7 +233,7 @@ def weights_import(
     from mgcli.extract import import_weights
 
     imported = import_weights(
-        file,
+        files,
         backbone,
         out=out,
         weights_dir=project_with().weights,
