@@ -261,11 +261,18 @@ def bench_extract(
         list[int] | None, typer.Option(min=1, help="Inputs a forward pass; repeat for several; default 1, 8, 64.")
     ] = None,
     seconds: Annotated[float, typer.Option(help="To spend on measuring; three rounds at least.")] = 20.0,
+    video: Annotated[
+        Path | None,
+        typer.Option(help="For a face backbone: time detection, following and alignment in this video too."),
+    ] = None,
     precision: PrecisionOption = "auto",
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Time a backbone's forward pass: inputs a second, and the share of the machine's matrix peak."""
+    """Time a backbone's forward pass: inputs a second, and the share of the machine's matrix peak.
+
+    Below float32 it also says how near the tokens come to those in float32.
+    """
     from mgcli.extract import bench_backbone
 
     report = bench_backbone(
@@ -275,6 +282,7 @@ def bench_extract(
         options=key_values(option, "--option"),
         batch_sizes=batch_size or None,
         seconds=seconds,
+        video=video,
         precision=precision,
         device=device,
         weights_dir=project_with().weights,

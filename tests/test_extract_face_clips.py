@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from tiny_faces import draw_face, needs_mtcnn
-from tiny_media import make_video
+from tiny_media import draw_video, make_video
 
 from mgcli.cache import FeatureSet, describe_clips, open_cache, read_clip_table
 from mgcli.extract import ExtractReport, create_backbone, extract_modalities, face_mtcnn_network
@@ -86,18 +85,6 @@ def test_tokens_are_those_of_the_aligned_crop(tmp_path: Path) -> None:
     tokens, kept = backbone.embed_with_companions(inputs)
     torch.testing.assert_close(tokens, backbone.embed(inputs))
     assert kept["expression"].shape == (3, 1, 7)
-
-
-def draw_video(path: Path, frames: list[np.ndarray]) -> None:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25)
-        assert isinstance(stream, av.VideoStream)
-        stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": "10"}
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode(None))
 
 
 @needs_mtcnn

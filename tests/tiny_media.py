@@ -76,6 +76,21 @@ def make_video(
     return path
 
 
+def draw_video(path: Path, frames: Sequence[np.ndarray], *, codec: str = "libx264", pixels: str = "yuv420p") -> Path:
+    """Write a video of given pictures, (H, W, 3) uint8 each."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        assert isinstance(stream, av.VideoStream)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = pixels
+        if codec == "libx264":
+            stream.options = {"crf": "10"}
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
 def make_audio(path: Path) -> Path:
     """Write half a second of silence and no video."""
     with av.open(str(path), "w") as container:
