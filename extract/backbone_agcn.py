@@ -24,8 +24,8 @@ from mgcli.extract.backbone_agcn_network import AAGCN, AGCN, EMBED_DIM, IN_CHANN
 from mgcli.extract.skeleton_graph import adjacency, joints_to_bones
 from mgcli.extract.skeleton_layouts import JointLayout, joint_layout
 from mgcli.extract.skeleton_prepare import NORMALIZERS, seen_joints
-from mgcli.extract.weights import WeightsError, load_state, read_provenance, read_state_dict
 from mgcli.extract.weights_agcn import agcn_state
+from mgcli.extract.weights_checkpoint import WeightsError, load_state, read_provenance, read_state_dict
 from mgcli.extract.windows import uniform_times, window_starts
 
 NETWORKS: dict[str, type[AGCN]] = {"agcn": AGCN, "aagcn": AAGCN}

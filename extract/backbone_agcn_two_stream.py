@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mgcli.extract.backbone import Backbone, Prepared
 from mgcli.extract.backbone_agcn import TRAINED_STEM, BoneStream, JointStream
-from mgcli.extract.weights import WeightsError, read_state_dict
+from mgcli.extract.weights_checkpoint import WeightsError, read_state_dict
 
 
 class TwoStreamAGCN(Backbone):

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from mgcli.cache import committed_file, writing
 from mgcli.extract.backbone import Backbone, backbone_class, create_backbone
-from mgcli.extract.weights import PROVENANCE_KEY, WeightsError, tensors_sha256, weights_folders
+from mgcli.extract.weights import weights_folders
+from mgcli.extract.weights_checkpoint import PROVENANCE_KEY, WeightsError, tensors_sha256
 from mgcli.extract.weights_released import Source, find_source, listed, read_source
 
 JOINED: dict[str, dict[str, str]] = {  # backbone -> its parts, in order, and the backbones whose files they are

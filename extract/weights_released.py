@@ -12,16 +12,9 @@ import torch
 from torch import Tensor
 
 from mgcli.extract.backbone import Backbone
-from mgcli.extract.weights import (
-    PublishedWeights,
-    WeightsError,
-    file_sha256,
-    find_weights,
-    read_provenance,
-    read_released,
-    weights_folders,
-)
+from mgcli.extract.weights import PublishedWeights, find_weights, weights_folders
 from mgcli.extract.weights_agcn import RELEASED
+from mgcli.extract.weights_checkpoint import WeightsError, file_sha256, read_provenance, read_released
 
 RELEASED_FORMS: dict[str, str] = {  # backbone -> function that brings a released file's names to its own
     "agcn_joint": "mgcli.extract.weights_agcn:agcn_state",
