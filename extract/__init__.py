@@ -28,13 +28,8 @@ if TYPE_CHECKING:
     from mgcli.extract.train_pose import PoseTrainReport, train_pose_backbone
     from mgcli.extract.train_pose_clips import BackboneTrainError
     from mgcli.extract.video import DecodePlan, VideoError, VideoIndex, decode_frames, index_video, plan_decode
-    from mgcli.extract.weights import (
-        PublishedWeights,
-        WeightsError,
-        download_weights,
-        read_provenance,
-        weights_folders,
-    )
+    from mgcli.extract.weights import PublishedWeights, download_weights, weights_folders
+    from mgcli.extract.weights_checkpoint import WeightsError, read_provenance
     from mgcli.extract.weights_import import ImportedWeights, import_weights
 
 __all__ = [
@@ -112,7 +107,8 @@ __getattr__ = lazy_names(
         "train_pose": "PoseTrainReport train_pose_backbone",
         "train_pose_clips": "BackboneTrainError",
         "video": "DecodePlan VideoError VideoIndex decode_frames index_video plan_decode",
-        "weights": "PublishedWeights WeightsError download_weights read_provenance weights_folders",
+        "weights": "PublishedWeights download_weights weights_folders",
+        "weights_checkpoint": "WeightsError read_provenance",
         "weights_import": "ImportedWeights import_weights",
     },
 )

@@ -19,15 +19,8 @@ from torch import Tensor, nn
 from mgcli.cache import MgcliError, TokenGrid, named_class
 from mgcli.extract.face import DEFAULT_DETECTOR
 from mgcli.extract.skeleton_layouts import JointLayout
-from mgcli.extract.weights import (
-    PublishedWeights,
-    Weights,
-    WeightsError,
-    load_weights,
-    read_provenance,
-    resolve_weights,
-    state_sha256,
-)
+from mgcli.extract.weights import PublishedWeights, Weights, resolve_weights
+from mgcli.extract.weights_checkpoint import WeightsError, load_weights, read_provenance, state_sha256
 
 BACKBONES: dict[str, str] = {  # name -> where it is; imported when asked for
     "mvit_v2_s": "mgcli.extract.backbone_mvit:MViTv2S",

@@ -26,8 +26,8 @@ from mgcli.extract.backbone_agcn_network import AAGCN, AGCN, EMBED_DIM, IN_CHANN
 from mgcli.extract.skeleton_graph import adjacency, joints_to_bones
 from mgcli.extract.skeleton_layouts import JointLayout, joint_layout
 from mgcli.extract.skeleton_prepare import NORMALIZERS, seen_joints
-from mgcli.extract.weights import WeightsError, load_state, read_provenance, read_state_dict
 from mgcli.extract.weights_agcn import agcn_state
+from mgcli.extract.weights_checkpoint import WeightsError, load_state, read_provenance, read_state_dict
 from mgcli.extract.windows import uniform_times, window_starts
 
 NETWORKS: dict[str, type[AGCN]] = {"agcn": AGCN, "aagcn": AAGCN}
@@ -137,11 +137,17 @@ class JointStream(Backbone):
         Of a file with both streams this one's half is taken.
 
         Raises:
-            WeightsError: it is damaged, of another network, or for other joints.
+            WeightsError: it is damaged, of another network, for other joints, or says that it is the other stream.
         """
         state = read_state_dict(path)
         prefix = f"{self.stream_name}."
         own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        stream = read_provenance(path).get("backbone", self.name)
+        if not own and stream != self.name:
+            raise WeightsError(
+                f"{path} was imported as weights of {stream}, not of {self.name}: use --backbone {stream}, or import "
+                f"the file it was made from with --backbone {self.name}"
+            )
         self.load_stream(own or state, path)
 
     def load_stream(self, state: Mapping[str, Tensor], path: Path) -> None:

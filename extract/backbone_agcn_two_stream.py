@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mgcli.extract.backbone import Backbone, Prepared
 from mgcli.extract.backbone_agcn import TRAINED_STEM, BoneStream, JointStream
-from mgcli.extract.weights import WeightsError, read_state_dict
+from mgcli.extract.weights_checkpoint import WeightsError, read_state_dict
 
 
 class TwoStreamAGCN(Backbone):
@@ -31,7 +31,9 @@ class TwoStreamAGCN(Backbone):
     reads = "skeleton"
     layouts = JointStream.layouts
     trained_stem = TRAINED_STEM
-    weights_hint = "the one that `mgcli backbone-train --modality pose` makes"
+    weights_hint = (
+        "the one that `mgcli backbone-train --modality pose` makes, or that `mgcli weights import` joins from two"
+    )
 
     def __init__(
         self,
@@ -97,7 +99,8 @@ class TwoStreamAGCN(Backbone):
         if not all(halves) or sum(map(len, halves)) != len(state):
             raise WeightsError(
                 f"{path} does not hold the two streams, keys joint_stream.* and bone_stream.*; "
-                "for a file of one stream name the backbone: --backbone agcn_joint, or agcn_bone"
+                "for a file of one stream name the backbone: --backbone agcn_joint, or agcn_bone. Two such files are "
+                f"joined by: mgcli weights import JOINT BONE --backbone {self.name}"
             )
         for stream, half in zip(streams, halves, strict=True):
             stream.load_stream(half, path)

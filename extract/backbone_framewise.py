@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from mgcli.extract.backbone import Backbone, BackboneError, Prepared
-from mgcli.extract.weights import load_state, read_state_dict
+from mgcli.extract.weights_checkpoint import load_state, read_state_dict
 from mgcli.extract.windows import uniform_times
 
 

@@ -19,7 +19,8 @@ from torchvision.models.video import MViT_V2_S_Weights, mvit_v2_s
 from mgcli.cache import TokenGrid
 from mgcli.extract.backbone import Backbone, BackboneError, Prepared
 from mgcli.extract.backbone_mvit_forward import FusedForward
-from mgcli.extract.weights import PublishedWeights, load_weights
+from mgcli.extract.weights import PublishedWeights
+from mgcli.extract.weights_checkpoint import load_weights
 from mgcli.extract.windows import uniform_times, window_starts
 
 NUM_FRAMES = 16

@@ -18,7 +18,8 @@ from mgcli.extract.backbone import Backbone, BackboneError, Prepared
 from mgcli.extract.backbone_swinface_network import GLOBAL_DIM, IDENTITY_DIM, IMAGE_PX
 from mgcli.extract.backbone_swinface_tasks import BRANCHES, DIM, EXPRESSION_BRANCH, SwinFaceNetwork
 from mgcli.extract.face import DEFAULT_DETECTOR, describe_detector
-from mgcli.extract.weights import PublishedWeights, load_state, read_checkpoint
+from mgcli.extract.weights import PublishedWeights
+from mgcli.extract.weights_checkpoint import load_state, read_checkpoint
 from mgcli.extract.weights_swinface import swinface_state
 from mgcli.extract.windows import uniform_times
 

@@ -21,7 +21,8 @@ from torchvision.models import get_model, get_model_weights, list_models, video
 
 from mgcli.cache import TokenGrid
 from mgcli.extract.backbone import Backbone, BackboneError, Prepared
-from mgcli.extract.weights import PublishedWeights, load_weights
+from mgcli.extract.weights import PublishedWeights
+from mgcli.extract.weights_checkpoint import load_weights
 from mgcli.extract.windows import uniform_times
 
 LICENCE = "BSD-3-Clause (torchvision); trained on Kinetics-400"

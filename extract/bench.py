@@ -1,6 +1,6 @@
 """How fast a backbone is on this machine: inputs a second in batches of several sizes, against the matrix peak."""
 
-# Shapes: B batch, T frames, H height, W width, V joints, M people.
+# Shapes: B batch.
 
 from __future__ import annotations
 
@@ -8,26 +8,23 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from mgcli.extract.backbone import PRECISIONS, Backbone, BackboneError, backbone_class, create_backbone
+from mgcli.extract.bench_faces import FaceRate, time_faces
+from mgcli.extract.bench_input import count_flops, make_input, token_cosine
 from mgcli.extract.device import choose_device, choose_precision
 
 BATCH_SIZES = (1, 8, 64)
-CLIP_S = 3.0  # of the clip that inputs are made from
 MIN_ROUNDS = 3
-FRAME_PX = (240, 320)  # height, width of the made-up video
-FACE_PX = 112
-NUM_JOINTS = 22  # where a backbone does not say
+COMPARED_INPUTS = 2  # whose tokens are compared with those in float32
 PEAK_SIDES = (256, 8192)  # the matrix product that gives the peak doubles its side until it lasts PEAK_S
 PEAK_S = 0.04
 
@@ -58,6 +55,8 @@ class BenchReport:
     peak_flops_per_s: float  # of a large matrix product, the best of the rounds
     rounds: int
     rates: tuple[BatchRate, ...]  # by ascending batch size
+    cosine_to_float32: float | None  # mean over tokens; None where it computed in float32
+    faces: FaceRate | None  # of a video that was given
 
     @property
     def batch_gain(self) -> float:
@@ -67,8 +66,8 @@ class BenchReport:
     def to_json(self) -> dict[str, Any]:
         """The same as plain JSON values."""
         plain = {key: value for key, value in vars(self).items() if key != "rates"}
-        rates = [dict(vars(rate)) for rate in self.rates]
-        return {**plain, "input_shape": list(self.input_shape), "rates": rates, "batch_gain": self.batch_gain}
+        plain |= {"input_shape": list(self.input_shape), "faces": dict(vars(self.faces)) if self.faces else None}
+        return {**plain, "rates": [dict(vars(rate)) for rate in self.rates], "batch_gain": self.batch_gain}
 
     def summary(self) -> str:
         """A small table with its circumstances."""
@@ -90,6 +89,10 @@ class BenchReport:
                 "",
                 f"batch {last} against batch {first}: {self.batch_gain:.2f} times; medians of {self.rounds} rounds",
             ]
+        if self.cosine_to_float32 is not None:
+            lines += ["", f"tokens against float32: mean cosine similarity {self.cosine_to_float32:.5f}"]
+        if self.faces is not None:
+            lines += ["", self.faces.summary()]
         return "\n".join(lines)
 
 
@@ -103,6 +106,7 @@ def bench_backbone(
     device: str | None = None,
     batch_sizes: Sequence[int] | None = None,
     seconds: float = 20.0,
+    video: Path | None = None,
     weights_dir: Path | None = None,
 ) -> BenchReport:
     """Time a backbone's forward pass on made-up inputs that lie on its device already.
@@ -119,26 +123,35 @@ def bench_backbone(
         device: such as cpu or cuda:0; None takes a GPU where there is one.
         batch_sizes: None for 1, 8 and 64, or as many of them as `seconds` allow, and at least 1 and 2.
         seconds: to spend on the rounds; there are at least three, however long they take.
+        video: for a backbone that reads faces: a file in which they are looked for, for as many seconds again.
         weights_dir: folder that weights are looked for first.
 
     Raises:
-        BackboneError: no such backbone, option or device; a batch size below 1 or beyond memory.
+        BackboneError: no such backbone, option or device; a batch size below 1 or beyond memory; a video for a
+            backbone that reads no faces.
         WeightsError: weights missing, damaged or for another network.
+        VideoError: the video cannot be read.
     """
     for batch_size in batch_sizes or ():
         if batch_size < 1:
             raise BackboneError(f"batch size is {batch_size}; it must be 1 or more")
     kind = backbone_class(name)
+    if video is not None and kind.reads != "face":
+        raise BackboneError(f"faces of a video are looked for with a backbone that reads them; {kind.name} does not")
     chosen_device = choose_device(device)
-    backbone = create_backbone(
+    make = partial(
+        create_backbone,
         name,
         weights=None if weights == "random:0" and not kind.has_weights else weights,
         tokens=tokens,
-        precision=choose_precision(precision, kind, chosen_device),
         device=chosen_device,
         weights_dir=weights_dir,
         **(options or {}),
     )
+    backbone = make(precision=choose_precision(precision, kind, chosen_device))
+    faces = time_faces(video, backbone.detector, chosen_device, seconds=seconds) if video is not None else None
+    is_exact = backbone.precision == "float32"
+    cosine = None if is_exact else token_cosine(backbone, make(precision="float32"), COMPARED_INPUTS)
     dtype = PRECISIONS[backbone.precision]
     inputs, said = make_input(backbone)
     inputs = inputs[None].to(device=chosen_device, dtype=dtype)  # (1, ...)
@@ -172,44 +185,9 @@ def bench_backbone(
             BatchRate(batch_size=size, inputs_per_s=rate, peak_share=rate * flops / peak if flops else None)
             for size, rate in rates.items()
         ),
+        cosine_to_float32=cosine,
+        faces=faces,
     )
-
-
-def make_input(backbone: Backbone) -> tuple[Tensor, str]:
-    """One input as the backbone prepares it from made-up media, without batch axis, and what it stands for."""
-    times_s = backbone.windows(0.0, CLIP_S)[0]
-    rng = np.random.default_rng(0)
-    num_frames = len(times_s)
-    media: np.ndarray
-    if backbone.reads == "skeleton":
-        num_joints = backbone.joints.num_joints if backbone.joints else getattr(backbone, "num_joints", NUM_JOINTS)
-        people = (backbone.num_people,) if backbone.num_people > 1 else ()
-        shape = (num_frames, *people, num_joints, 3)  # (T, V, 3) or (T, M, V, 3)
-        media = rng.uniform(0.1, 0.9, shape).astype(np.float32)
-        said = f"a skeleton clip of {num_frames} frames, {num_joints} joints, people: {backbone.num_people}"
-    elif backbone.reads == "face":
-        media = rng.integers(1, 256, (num_frames, FACE_PX, FACE_PX, 3), dtype=np.uint8)
-        said = "a face"
-    else:
-        media = rng.integers(0, 256, (num_frames, *FRAME_PX, 3), dtype=np.uint8)  # (T, H, W, 3)
-        said = f"a window of {num_frames} frames"
-    return backbone.prepare(media, times_s).inputs, said
-
-
-def count_flops(backbone: Backbone, inputs: Tensor) -> int:
-    """Floating point operations of the matrix products and convolutions of a forward pass; a multiply-add is two.
-
-    Counted by torch's FlopCounterMode as the pass computes them, fused attention taken apart into its two products,
-    columns that only pad included. Norms, activations, pooling and other work by element count as nothing.
-    """
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # it runs whole layers as one operation, which the counter skips
-    try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            backbone(inputs)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
-    return counter.get_total_flops()
 
 
 def _affordable(backbone: Backbone, inputs: Tensor, seconds: float) -> list[int]:

@@ -9,8 +9,9 @@ from typing import Any
 
 from mgcli.extract.backbone import BACKBONES, FAMILIES, MODALITIES, Backbone, backbone_class, family_class
 from mgcli.extract.dataset import DATASETS
-from mgcli.extract.weights import PublishedWeights, file_sha256, find_published, weights_folders
+from mgcli.extract.weights import PublishedWeights, find_published, weights_folders
 from mgcli.extract.weights_agcn import RELEASED
+from mgcli.extract.weights_checkpoint import file_sha256
 
 
 def describe_backbones(weights_dir: Path | None = None) -> list[dict[str, Any]]:

@@ -201,7 +201,13 @@ def weights(context: typer.Context, as_json: JsonOption = False) -> None:
 
 @weights_app.command("import")
 def weights_import(
-    file: Annotated[Path, typer.Argument(help="Checkpoint, or its name in the weights folder.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...",
+            help="Checkpoint, or its name in the weights folder; for agcn_two_stream two, joint stream first.",
+        ),
+    ],
     backbone: Annotated[str, typer.Option(help="Backbone it is for; see `mgcli backbones`.")],
     option: Annotated[
         list[str] | None,
@@ -209,7 +215,10 @@ def weights_import(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="File to write; by default FILE's name with .safetensors, in the weights folder."),
+        typer.Option(
+            help="File to write; by default FILE's name with .safetensors (of two the first one's, with "
+            "-two_stream.safetensors), in the weights folder."
+        ),
     ] = None,
     licence: Annotated[
         str | None, typer.Option(help="Licence of the checkpoint, where mgcli does not know it.")
@@ -221,7 +230,7 @@ def weights_import(
     from mgcli.extract import import_weights
 
     imported = import_weights(
-        file,
+        files,
         backbone,
         out=out,
         weights_dir=project_with().weights,
@@ -244,11 +253,18 @@ def bench_extract(
         list[int] | None, typer.Option(min=1, help="Inputs a forward pass; repeat for several; default 1, 8, 64.")
     ] = None,
     seconds: Annotated[float, typer.Option(help="To spend on measuring; three rounds at least.")] = 20.0,
+    video: Annotated[
+        Path | None,
+        typer.Option(help="For a face backbone: time detection, following and alignment in this video too."),
+    ] = None,
     precision: PrecisionOption = "auto",
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Time a backbone's forward pass: inputs a second, and the share of the machine's matrix peak."""
+    """Time a backbone's forward pass: inputs a second, and the share of the machine's matrix peak.
+
+    Below float32 it also says how near the tokens come to those in float32.
+    """
     from mgcli.extract import bench_backbone
 
     report = bench_backbone(
@@ -258,6 +274,7 @@ def bench_extract(
         options=key_values(option, "--option"),
         batch_sizes=batch_size or None,
         seconds=seconds,
+        video=video,
         precision=precision,
         device=device,
         weights_dir=project_with().weights,

@@ -85,8 +85,8 @@ class DemoConfig:
     """How much to make."""
 
     seed: int = 0
-    train_subjects: int = 16
-    test_subjects: int = 12
+    train_subjects: int = 12
+    test_subjects: int = 6
     clip_frames: int = 56  # 2.24 s: one window of 16 frames at 7.5 frames/s takes 2.13 s
 
     def __post_init__(self) -> None:

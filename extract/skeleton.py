@@ -14,6 +14,8 @@ from mgcli.extract.skeleton_readers import read_skeleton_file
 from mgcli.extract.video import VideoIndex
 
 LENGTH_SLACK_FRAMES = 5  # rows and video frames may differ by this much, or by 2 %, at the end
+MAX_MOVE = 0.5  # a followed person moves at most so many of their own sizes until they are seen again
+MAX_GAP_ROWS = 25  # after so many rows without the main person, the surest one becomes the main person
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,27 +89,35 @@ def read_skeleton(
 def main_person(joints: np.ndarray, *, is_3d: bool = False) -> np.ndarray:
     """One person of several: the surest in the first frame with anyone, then whoever is nearest to them.
 
+    Someone else is not taken for them while they are out of sight, unless that lasts for `MAX_GAP_ROWS` frames.
+
     Args:
         joints: (T, M, V, 3) x, y, confidence, or x, y, z; zeros where missing.
         is_3d: the third number is no confidence; the first with the most joints is the surest.
 
     Returns:
-        (T, V, 3).
+        (T, V, 3), zeros where the main person is not seen.
     """
     if joints.shape[1] == 1:
         return joints[:, 0]
     seen = np.any(joints, axis=3)  # (T, M, V)
     chosen = np.zeros((len(joints), *joints.shape[2:]), dtype=joints.dtype)
-    last: np.ndarray | None = None  # (2,) middle of the person when last seen
-    for frame in np.flatnonzero(np.any(seen, axis=(1, 2))):
+    last_frame, size = -MAX_GAP_ROWS, 0.0  # of the main person when last seen, and at their largest
+    middle = np.zeros(2)
+    for frame in np.flatnonzero(np.any(seen, axis=(1, 2))).tolist():
         slots = np.flatnonzero(np.any(seen[frame], axis=1))
-        middles = np.array([np.median(joints[frame, slot][seen[frame, slot], :2], axis=0) for slot in slots])
-        if last is None:
+        places = [joints[frame, slot][seen[frame, slot], :2] for slot in slots]  # (V', 2) each
+        middles = np.array([np.median(place, axis=0) for place in places])
+        if frame - last_frame >= MAX_GAP_ROWS:
             sure = seen[frame, slots] if is_3d else joints[frame, slots, :, 2]
-            place = int(sure.sum(axis=1).argmax())
+            pick, size = int(sure.sum(axis=1).argmax()), 0.0
         else:
-            place = int(np.linalg.norm(middles - last, axis=1).argmin())
-        chosen[frame], last = joints[frame, slots[place]], middles[place]
+            moves = np.linalg.norm(middles - middle, axis=1)
+            pick = int(moves.argmin())
+            if size and moves[pick] > MAX_MOVE * size:
+                continue
+        chosen[frame], last_frame, middle = joints[frame, slots[pick]], frame, middles[pick]
+        size = max(size, float(np.ptp(places[pick], axis=0).max()))
     return chosen
 
 

@@ -8,19 +8,15 @@ clips and subjects it was trained on. Test clips are scored once, at the end, wi
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from mgcli.cache import (
@@ -30,7 +26,6 @@ from mgcli.cache import (
     Failure,
     Progress,
     check_clip_table,
-    committed_file,
     draw_validation,
     warn,
     writing,
@@ -42,6 +37,14 @@ from mgcli.extract.device import choose_device, choose_precision, choose_workers
 from mgcli.extract.skeleton_graph import adjacency, joints_to_bones
 from mgcli.extract.source import add_sources
 from mgcli.extract.train_pose_clips import Augmentation, BackboneTrainError, PoseClips, read_pose_clips
+from mgcli.extract.train_pose_files import (
+    TrainPlan,
+    read_finished,
+    read_unfinished,
+    remove_unfinished,
+    write_checkpoint,
+    write_unfinished,
+)
 from mgcli.extract.train_pose_loop import (
     BackboneTrainConfig,
     Inputs,
@@ -50,7 +53,7 @@ from mgcli.extract.train_pose_loop import (
     fit_stream,
     stream_scores,
 )
-from mgcli.extract.weights import PROVENANCE_KEY, WeightsError, read_provenance, trained_file
+from mgcli.extract.weights import trained_file
 
 STREAMS = (JointStream.stream_name, BoneStream.stream_name)
 ENSEMBLE = "two_stream"
@@ -89,32 +92,6 @@ class PoseTrainReport:
         made = "there already" if self.there_already else f"trained in {self.seconds:.1f} s"
         lines.append(f"{made}: {self.checkpoint}; next: mgcli extract --modality pose")
         return "\n".join(lines)
-
-
-@dataclass(frozen=True, eq=False)
-class _Plan:
-    """All that decides a training."""
-
-    table: pd.DataFrame
-    task: str
-    protocol: str
-    options: dict[str, Any]  # of the backbone
-    config: BackboneTrainConfig
-    precision: str
-    device: torch.device
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values; two trainings with the same ones give the same weights on one machine."""
-        columns = ["clip_id", "split", "subject_id", self.task, "skeleton_source"]
-        clips = self.table[columns].sort_values("clip_id").to_csv(index=False)
-        return {
-            "task": self.task,
-            "protocol": self.protocol,
-            "clips_sha256": hashlib.sha256(clips.encode()).hexdigest(),
-            "options": self.options,
-            "config": asdict(self.config),
-            "precision": self.precision,
-        }
 
 
 def train_pose_backbone(
@@ -158,7 +135,7 @@ def train_pose_backbone(
     backbone = create_backbone(JointStream.name, weights=f"random:{config.seed}", **options)
     assert isinstance(backbone, JointStream)
     options = {name: (backbone.transform | backbone.sampling)[name] for name in TRAINED_HERE}
-    plan = _Plan(
+    plan = TrainPlan(
         table=_labelled(table, task, config),
         task=task,
         protocol=protocol,
@@ -169,7 +146,17 @@ def train_pose_backbone(
     )
     path = weights_dir / trained_file(TRAINED_STEM, protocol)
     if path.exists() and not overwrite:
-        return _there_already(path, plan, started)
+        made = read_finished(path, plan)
+        return PoseTrainReport(
+            checkpoint=path,
+            scores=made["scores"],
+            counts=made["counts"],
+            task=plan.task,
+            classes=made["classes"],
+            failures=[],
+            seconds=time.monotonic() - started,
+            there_already=True,
+        )
     clips = read_pose_clips(plan.table, task, backbone, workers=choose_workers(workers), show_progress=progress)
     _check_clips(clips)
     clips = clips.to(chosen_device)
@@ -186,8 +173,8 @@ def train_pose_backbone(
         failures=clips.failures,
         seconds=time.monotonic() - started,
     )
-    _write_checkpoint(path, states, plan, clips, report)
-    _unfinished(path).unlink(missing_ok=True)
+    write_checkpoint(path, states, plan, clips, {"scores": report.scores, "counts": report.counts})
+    remove_unfinished(path)
     return report
 
 
@@ -246,10 +233,10 @@ def _check_clips(clips: PoseClips) -> None:
 
 
 def _train(
-    plan: _Plan, clips: PoseClips, backbone: JointStream, path: Path, show_progress: bool
+    plan: TrainPlan, clips: PoseClips, backbone: JointStream, path: Path, show_progress: bool
 ) -> dict[str, StreamState]:
     """Stream -> its state after the last epoch; what an earlier run of the same training kept is taken up."""
-    states = _read_unfinished(path, plan)
+    states = read_unfinished(path, plan)
     config = plan.config
     _, num_epochs = config.plan(len(clips.rows("train")))
     done, total = sum(state.epoch for state in states.values()), num_epochs * len(STREAMS)
@@ -267,7 +254,7 @@ def _train(
                 row = state.history[-1]
                 bar.step(f"{stream}, train {row['train_top1']:.3f}, val {row['val_top1']:.3f}")
                 if time.monotonic() - saved_at >= SAVE_EVERY_S or state.epoch == num_epochs:
-                    _write_unfinished(path, plan, states)
+                    write_unfinished(path, plan, states)
                     saved_at = time.monotonic()
 
             with torch.random.fork_rng(devices=[]):
@@ -315,96 +302,3 @@ def _score(
             both = found | {ENSEMBLE: sum(found.values(), torch.zeros(()))}
             scores[split] = {stream: accuracies(each, labels) for stream, each in both.items()}
     return scores
-
-
-def _write_checkpoint(
-    path: Path, states: dict[str, StreamState], plan: _Plan, clips: PoseClips, report: PoseTrainReport
-) -> None:
-    """The weights of both streams and what they were made of; nothing in it changes from one run to the next."""
-    tensors = {
-        f"{stream}.{name}": value.detach().cpu().contiguous()
-        for stream, state in states.items()
-        for name, value in state.best.items()
-    }
-    train, val = (clips.table[clips.table["split"] == split] for split in ("train", "val"))
-    content = {
-        "made_by": f"mgcli {version('mgcli')} backbone-train",
-        "backbone": TRAINED_STEM,
-        "options": plan.options,
-        "classes": clips.classes,
-        "trained_on": {
-            "protocol": plan.protocol,
-            "task": plan.task,
-            "clips": sorted(train["clip_id"]),
-            "subjects": sorted(train["subject_id"].unique()),
-            "epoch_chosen_by_subjects": sorted(val["subject_id"].unique()),
-        },
-        "training": plan.to_json(),
-        "scores": report.scores,
-        "counts": report.counts,
-    }
-    with writing(path), committed_file(path) as temporary:
-        temporary.write_bytes(save(tensors, {PROVENANCE_KEY: json.dumps(content)}))
-
-
-def _there_already(path: Path, plan: _Plan, started: float) -> PoseTrainReport:
-    """The report of a finished training, if it is the one asked for."""
-    try:
-        made = read_provenance(path)
-    except WeightsError as error:
-        raise BackboneTrainError(f"{error}; replace it with --overwrite") from error
-    if made.get("training") != json.loads(json.dumps(plan.to_json())):
-        differing = _differing(made.get("training", {}), plan.to_json())
-        raise BackboneTrainError(
-            f"{path} was trained otherwise ({differing}); keep it under another name, or replace it with --overwrite"
-        )
-    return PoseTrainReport(
-        checkpoint=path,
-        scores=made["scores"],
-        counts=made["counts"],
-        task=plan.task,
-        classes=made["classes"],
-        failures=[],
-        seconds=time.monotonic() - started,
-        there_already=True,
-    )
-
-
-def _differing(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """Which parts of two trainings differ, in words."""
-    wanted = json.loads(json.dumps(wanted))
-    names = []
-    for name, value in wanted.items():
-        if kept.get(name) != value:
-            inner = isinstance(value, dict) and isinstance(kept.get(name), dict)
-            names += [key for key in value if kept[name].get(key) != value[key]] if inner else [name]
-    return ", ".join({"clips_sha256": "clips, labels, splits or skeletons"}.get(name, name) for name in names)
-
-
-def _unfinished(path: Path) -> Path:
-    return path.with_name(f".{path.stem}.unfinished.pt")
-
-
-def _write_unfinished(path: Path, plan: _Plan, states: dict[str, StreamState]) -> None:
-    content = {
-        "training": json.dumps(plan.to_json()),
-        "streams": {name: each.to_dict() for name, each in states.items()},
-    }
-    with writing(path), committed_file(_unfinished(path)) as temporary:
-        torch.save(content, temporary)
-
-
-def _read_unfinished(path: Path, plan: _Plan) -> dict[str, StreamState]:
-    """What an earlier run of the very same training kept; nothing where there is none, or it is damaged."""
-    file = _unfinished(path)
-    if not file.is_file():
-        return {}
-    try:
-        content = torch.load(file, map_location=plan.device, weights_only=True)
-        if content["training"] == json.dumps(plan.to_json()):
-            return {name: StreamState(**each) for name, each in content["streams"].items()}
-    except Exception as error:  # torch and zip raise many kinds for a damaged file, and all mean the same here
-        warn(f"{file} cannot be read ({type(error).__name__}); the training starts anew")
-        return {}
-    warn(f"{file} is of a training with other settings or clips; this one starts anew")
-    return {}

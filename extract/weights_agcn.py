@@ -12,7 +12,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from mgcli.extract.weights import PublishedWeights, WeightsError
+from mgcli.extract.weights import PublishedWeights
+from mgcli.extract.weights_checkpoint import WeightsError
 
 _2S_AGCN_PAGE = "release v0.0 of https://github.com/lshiwjx/2s-AGCN"
 RELEASED: dict[str, tuple[PublishedWeights, ...]] = {  # backbone -> files for joints=ntu25; no hash is published

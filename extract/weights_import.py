@@ -2,44 +2,32 @@
 
 What it was made from stands in the file's metadata, under `mgcli`, as JSON: the source's name, size and SHA-256,
 the backbone with its options, the licence where it is known, when and by which version. `resolve_weights` goes by it.
+Two files of one stream each become one file of both; its source is then both names and the SHA-256 over both hashes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from mgcli.cache import committed_file, writing
 from mgcli.extract.backbone import Backbone, backbone_class, create_backbone
-from mgcli.extract.weights import (
-    PROVENANCE_KEY,
-    PublishedWeights,
-    WeightsError,
-    file_sha256,
-    find_weights,
-    read_provenance,
-    read_released,
-    tensors_sha256,
-    weights_folders,
-)
-from mgcli.extract.weights_agcn import RELEASED
+from mgcli.extract.weights import weights_folders
+from mgcli.extract.weights_checkpoint import PROVENANCE_KEY, WeightsError, tensors_sha256
+from mgcli.extract.weights_released import Source, find_source, listed, read_source
 
-RELEASED_FORMS: dict[str, str] = {  # backbone -> function that brings a released file's names to its own
-    "agcn_joint": "mgcli.extract.weights_agcn:agcn_state",
-    "agcn_bone": "mgcli.extract.weights_agcn:agcn_state",
-    "swinface": "mgcli.extract.weights_swinface:swinface_state",
+JOINED: dict[str, dict[str, str]] = {  # backbone -> its parts, in order, and the backbones whose files they are
+    "agcn_two_stream": {"joint_stream": "agcn_joint", "bone_stream": "agcn_bone"},
 }
-_MOST_LISTED = 40  # keys of one kind in an error message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +53,7 @@ class ImportedWeights:
 
 
 def import_weights(
-    file: str | Path,
+    file: str | Path | Sequence[str | Path],
     backbone: str,
     *,
     out: Path | None = None,
@@ -79,39 +67,43 @@ def import_weights(
     Nothing in the checkpoint is run, whatever it holds.
 
     Args:
-        file: the checkpoint, or its name in a weights folder.
+        file: the checkpoint, or its name in a weights folder; or two of one stream each, joint stream first, which
+            are joined for agcn_two_stream.
         backbone: that it is for.
-        out: file to write; by default the checkpoint's name with .safetensors, in the first weights folder, where
-            `create_backbone` finds it by that name.
+        out: file to write; by default the checkpoint's name with .safetensors, or the first one's with
+            -two_stream.safetensors, in the first weights folder, where `create_backbone` finds it by that name.
         weights_dir: first weights folder; then MGCLI_WEIGHTS_DIR and torch's hub cache.
         options: of the backbone, such as joints="ntu25"; kept with the file.
         licence: of the checkpoint, where mgcli does not know it.
         overwrite: replace a file that is there.
 
     Raises:
-        WeightsError: the checkpoint is missing, damaged, holds code, or does not fit; in the last case the message
-            lists the names. Or the file is there already.
+        WeightsError: the checkpoint is missing, damaged, holds code, is published for another backbone, or does not
+            fit; in the last case the message lists the names. Or the file is there already.
         BackboneError: unknown backbone or option.
         CacheError: the disk is full or read-only.
     """
     kind = backbone_class(backbone)
     if not kind.has_weights:
         raise WeightsError(f"{kind.name} is computed without weights; there is nothing to import")
-    source = find_weights(str(file), weights_dir)
-    if source is None:
-        folders = ", ".join(map(str, weights_folders(weights_dir)))
-        raise WeightsError(f"no file {file}, neither as a path nor in {folders}")
-    if read_provenance(source):
-        raise WeightsError(f"{source} was written by mgcli and is used as it is; give it with --weights")
-    path = _target(source, out, weights_dir, overwrite)
-    content = read_released(source)
-    named = _own_names(content, kind, source)
-    state = {key: _plain(key, value, source) for key, value in named.items()}
+    files = [file] if isinstance(file, str | Path) else list(file)
+    parts = {"": backbone} if len(files) == 1 else JOINED.get(kind.name, {})
+    if len(files) != len(parts):
+        several = f", or from those of {' and '.join(JOINED[kind.name].values())}" if kind.name in JOINED else ""
+        raise WeightsError(f"{kind.name} is imported from one file{several}; {len(files)} were given")
+    paths = [find_source(each, weights_dir) for each in files]
+    path = _target(paths, out, weights_dir, overwrite)
+    sources = [read_source(each, backbone_class(part)) for each, part in zip(paths, parts.values(), strict=True)]
+    state = {
+        f"{part}.{key}" if part else key: value
+        for part, source in zip(parts, sources, strict=True)
+        for key, value in source.state.items()
+    }
     fresh = create_backbone(backbone, weights="random:0", **(options or {}))
-    sha256 = file_sha256(source)
+    licences = {source.licence for source in sources}
     provenance: dict[str, Any] = {
-        "source": {"file": source.name, "size_bytes": source.stat().st_size, "sha256": sha256},
-        "licence": licence or _known_licence(kind, source.name, sha256),
+        "source": _source_facts(sources),
+        "licence": licence or (licences.pop() if len(licences) == 1 else "unknown"),
         "backbone": kind.name,
         "options": dict(options or {}),
         "tensors_sha256": tensors_sha256(state),
@@ -122,7 +114,7 @@ def import_weights(
         path.parent.mkdir(parents=True, exist_ok=True)
         with committed_file(path) as temporary:
             temporary.write_bytes(save(state))
-            _check_fit(fresh, temporary, state, source)
+            _check_fit(fresh, temporary, state, " + ".join(map(str, paths)))
             provenance["network"] = _network_facts(fresh)
             temporary.write_bytes(save(state, {PROVENANCE_KEY: json.dumps(provenance)}))
             size_mb = round(temporary.stat().st_size / 1e6, 1)
@@ -131,54 +123,42 @@ def import_weights(
         backbone=kind.name,
         num_tensors=len(state),
         size_mb=size_mb,
-        left_out=_left_out(content, named),
+        left_out=[name for source in sources for name in source.left_out],
         provenance=provenance,
     )
 
 
-def _target(source: Path, out: Path | None, weights_dir: Path | None, overwrite: bool) -> Path:
+def _target(sources: Sequence[Path], out: Path | None, weights_dir: Path | None, overwrite: bool) -> Path:
     """Where the new file goes.
 
     Raises:
         WeightsError: it would be no .safetensors, or something is there already.
     """
-    path = out or weights_folders(weights_dir)[0] / f"{source.stem}.safetensors"
+    ending = ".safetensors" if len(sources) == 1 else "-two_stream.safetensors"
+    path = out or weights_folders(weights_dir)[0] / f"{sources[0].stem}{ending}"
     if path.suffix != ".safetensors":
         raise WeightsError(f"{path} must end in .safetensors; choose another --out")
-    if path.exists() and path.samefile(source):
+    if path.exists() and any(path.samefile(source) for source in sources):
         raise WeightsError(f"{path} cannot take its own place; choose another with --out")
     if path.exists() and not overwrite:
         raise WeightsError(f"{path} is there already; --overwrite replaces it, --out writes another")
     return path
 
 
-def _own_names(content: Mapping[str, Any], kind: type[Backbone], source: Path) -> dict[str, Tensor]:
-    """The network's tensors, still as they were read, under the names that the backbone gives them.
-
-    Raises:
-        WeightsError: there is something else among them.
-    """
-    state = content.get("state_dict", content)
-    if isinstance(state, Mapping) and kind.name in RELEASED_FORMS:
-        module_name, _, function = RELEASED_FORMS[kind.name].partition(":")
-        to_own_names: Callable[[Mapping[str, Any]], dict[str, Any]] = getattr(import_module(module_name), function)
-        state = to_own_names(state)
-    if not isinstance(state, Mapping) or not state:
-        raise WeightsError(f"{source} holds no state dict (names and tensors)")
-    others = [str(key) for key, value in state.items() if not isinstance(key, str) or not isinstance(value, Tensor)]
-    if others:
-        raise WeightsError(f"{source} holds no state dict: these are no tensors:{_listed(others)}")
-    return dict(state)
+def _source_facts(sources: Sequence[Source]) -> dict[str, Any]:
+    """What the file was made from: name, size, SHA-256; of two files their names together, and the hash of hashes."""
+    facts = [source.facts() for source in sources]
+    if len(facts) == 1:
+        return facts[0]
+    return {
+        "file": "+".join(each["file"] for each in facts),
+        "size_bytes": sum(each["size_bytes"] for each in facts),
+        "sha256": hashlib.sha256("".join(each["sha256"] for each in facts).encode()).hexdigest(),
+        "files": facts,
+    }
 
 
-def _plain(key: str, value: Tensor, source: Path) -> Tensor:
-    """A tensor that shares its memory with no other."""
-    if value.layout != torch.strided or value.is_quantized or value.is_meta:
-        raise WeightsError(f"{source}: {key} is sparse, quantized or without values; only plain tensors can be kept")
-    return value.detach().clone(memory_format=torch.contiguous_format)
-
-
-def _check_fit(fresh: Backbone, written: Path, state: Mapping[str, Tensor], source: Path) -> None:
+def _check_fit(fresh: Backbone, written: Path, state: Mapping[str, Tensor], source: str) -> None:
     """Fill a freshly built backbone with the new file.
 
     Raises:
@@ -187,15 +167,24 @@ def _check_fit(fresh: Backbone, written: Path, state: Mapping[str, Tensor], sour
     try:
         fresh.load_checkpoint(written)
     except WeightsError as error:
-        message = str(error).replace(str(written), str(source))
-        expected = getattr(fresh, "network", fresh).state_dict()
+        message = str(error).replace(str(written), source)
+        expected = _expected_names(fresh)
         missing = [key for key in expected if key not in state and not key.endswith(".num_batches_tracked")]
         unknown = [key for key in state if key not in expected]
         if missing:
-            message += f"\n{len(missing)} missing:{_listed(missing)}"
+            message += f"\n{len(missing)} missing:{listed(missing)}"
         if unknown:
-            message += f"\n{len(unknown)} unknown:{_listed(unknown)}"
+            message += f"\n{len(unknown)} unknown:{listed(unknown)}"
         raise WeightsError(message) from error
+
+
+def _expected_names(backbone: Backbone) -> list[str]:
+    """Names of the tensors in a backbone's file: of its network, of those of its streams, or its own."""
+    parts = {name: getattr(part, "network", None) for name, part in backbone.named_children()}
+    streams = {name: network for name, network in parts.items() if isinstance(network, nn.Module)}
+    if streams:
+        return [f"{name}.{key}" for name, network in streams.items() for key in network.state_dict()]
+    return list(getattr(backbone, "network", backbone).state_dict())
 
 
 def _network_facts(filled: Backbone) -> dict[str, Any]:
@@ -207,30 +196,3 @@ def _network_facts(filled: Backbone) -> dict[str, Any]:
         "num_parameters": sum(each.numel() for each in network.parameters()),
         **{name: value for name, value in facts.items() if isinstance(value, int)},
     }
-
-
-def _known_licence(kind: type[Backbone], file: str, sha256: str) -> str:
-    """The licence of a file that its authors publish under this name, and with this hash if they give one."""
-    candidates: list[PublishedWeights] = [*RELEASED.get(kind.name, ())]
-    if kind.published is not None:
-        candidates.append(kind.published)
-    fitting = (each for each in candidates if each.file == file and sha256.startswith(each.sha256))
-    return next((each.licence for each in fitting), "unknown")
-
-
-def _left_out(content: Mapping[str, Any], named: Mapping[str, Tensor]) -> list[str]:
-    """Names in the source, of entries or of tensors in an entry, that are not among the network's."""
-    used = {id(value) for value in named.values()}
-    left_out: list[str] = []
-    for name, entry in content.items():
-        inner = entry.items() if isinstance(entry, Mapping) else ()
-        if any(id(value) in used for _, value in inner):
-            left_out += [f"{name}/{key}" for key, value in inner if id(value) not in used]
-        elif id(entry) not in used:
-            left_out.append(str(name))
-    return left_out
-
-
-def _listed(keys: list[str]) -> str:
-    lines = keys[:_MOST_LISTED] + ([f"and {len(keys) - _MOST_LISTED} more"] if len(keys) > _MOST_LISTED else [])
-    return "".join(f"\n  {line}" for line in lines)

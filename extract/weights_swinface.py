@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mgcli.extract.weights import WeightsError
+from mgcli.extract.weights_checkpoint import WeightsError
 
 SECTIONS = ("backbone", "fam", "tss", "om")
 

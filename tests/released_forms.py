@@ -8,6 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mgcli.extract.backbone_agcn import NETWORKS
+from mgcli.extract.skeleton_graph import adjacency
+from mgcli.extract.skeleton_layouts import joint_layout
+
+NTU = {"joints": "ntu25", "normalize": "ntu"}
+
+
+def agcn_released(network: str = "agcn", num_people: int = 2) -> dict[str, Tensor]:
+    """As a current torch would save a network for NTU: 25 joints, 60 classes."""
+    torch.manual_seed(3)
+    built = NETWORKS[network](adjacency(joint_layout("ntu25")), num_people=num_people, num_classes=60)
+    return {key: value + 0.01 if value.is_floating_point() else value for key, value in built.state_dict().items()}
+
 
 def with_module(state: dict[str, Tensor]) -> dict[str, Any]:
     """From inside a parallel wrapper."""

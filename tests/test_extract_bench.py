@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from tiny_faces import draw_face, needs_mtcnn
+from tiny_media import draw_video
 
 from mgcli.extract import BackboneError, bench_backbone, create_backbone
-from mgcli.extract.bench import count_flops, make_input
+from mgcli.extract.bench_faces import time_faces
+from mgcli.extract.bench_input import count_flops, make_input
 
 
 def test_figures_are_positive_and_fit_together() -> None:
@@ -34,6 +39,31 @@ def test_a_report_says_all_it_holds_as_text_and_as_json() -> None:
     for part in ("tiny_video (pooled)", "float32", "weights random:0", "a window of 4 frames", report.device, "FLOP/s"):
         assert part in report.summary()
     assert "against" not in report.summary()  # there is one batch size
+
+
+def test_below_float32_the_tokens_are_compared_with_those_in_float32() -> None:
+    report = bench_backbone("tiny_backbones:TinyVideo", batch_sizes=[1], seconds=0, device="cpu", precision="bfloat16")
+    assert report.cosine_to_float32 is not None
+    assert 0.999 < report.cosine_to_float32 < 1
+    assert report.to_json()["cosine_to_float32"] == report.cosine_to_float32
+    assert "tokens against float32: mean cosine similarity 0.999" in report.summary()
+    exact = bench_backbone("tiny_backbones:TinyVideo", batch_sizes=[1], seconds=0, device="cpu", precision="float32")
+    assert exact.cosine_to_float32 is None
+    assert "cosine" not in exact.summary()
+
+
+@needs_mtcnn
+def test_faces_are_timed_in_a_video_as_large_as_it_is(tmp_path: Path) -> None:
+    draw_video(tmp_path / "v.mp4", [draw_face(40)] * 3 + [np.full((240, 320, 3), 90, np.uint8)] * 2)
+    report = bench_backbone("swinface", batch_sizes=[1], seconds=0.001, device="cpu", video=tmp_path / "v.mp4")
+    assert report.faces is not None
+    assert (report.faces.frames, report.faces.frames_in_video) == (1, 5)  # the time is over after one
+    faces = time_faces(tmp_path / "v.mp4", "mtcnn", torch.device("cpu"), seconds=60)
+    assert (faces.frames, faces.frames_with_face, faces.width_px, faces.height_px) == (5, 3, 320, 240)
+    assert faces.frames_per_s > 0
+    plain = report.to_json()
+    assert json.loads(json.dumps(plain))["faces"] == vars(report.faces)
+    assert "320 x 240; 1 of 1 frames, the first of 5 have one" in report.summary()
 
 
 def test_without_a_batch_size_some_are_chosen() -> None:
@@ -91,6 +121,7 @@ def test_inputs_are_what_the_backbone_prepares(
         ("tiny_backbones:TinyVideo", {"precision": "float8"}, "unknown precision 'float8'"),
         ("tiny_backbones:TinyVideo", {"options": {"num_frame": 2}}, "did you mean 'num_frames'"),
         ("joints", {"weights": "random:1"}, "without weights"),
+        ("tiny_backbones:TinyVideo", {"video": Path("v.mp4")}, "with a backbone that reads them; tiny_video does not"),
         ("tiny_backbones:HungryVideo", {"batch_sizes": (1, 2)}, "not enough memory for a batch of 2; name smaller"),
     ],
 )

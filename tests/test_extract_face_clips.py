@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from tiny_faces import draw_face, needs_mtcnn
-from tiny_media import make_video
+from tiny_media import draw_video, make_grey_jpegs, make_video
 
 from mgcli.cache import FeatureSet, describe_clips, open_cache, read_clip_table
 from mgcli.extract import ExtractReport, create_backbone, extract_modalities, face_mtcnn_network
@@ -88,18 +87,6 @@ def test_tokens_are_those_of_the_aligned_crop(tmp_path: Path) -> None:
     assert kept["expression"].shape == (3, 1, 7)
 
 
-def draw_video(path: Path, frames: list[np.ndarray]) -> None:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25)
-        assert isinstance(stream, av.VideoStream)
-        stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": "10"}
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode(None))
-
-
 @needs_mtcnn
 def test_faces_are_detected_where_none_are_given(tmp_path: Path) -> None:
     empty = np.full((240, 320, 3), 90, np.uint8)
@@ -108,6 +95,33 @@ def test_faces_are_detected_where_none_are_given(tmp_path: Path) -> None:
     assert extract_faces(tmp_path, table).failed == 0
     assert feature_set(tmp_path).load_times(["a"])[1].tolist() == [True, True, False, False]
     assert feature_set(tmp_path).load_times(["b"])[1].tolist() == [True, False, False]
+
+
+@needs_mtcnn
+def test_of_two_faces_the_larger_one_is_followed_and_not_replaced(tmp_path: Path) -> None:
+    empty = np.full((240, 320, 3), (60, 80, 100), np.uint8)
+    small = draw_face(25)
+    draw_video(tmp_path / "both.mp4", [np.hstack([small, draw_face(40)])] * 10 + [np.hstack([small, empty])] * 10)
+    draw_video(tmp_path / "large.mp4", [np.hstack([empty, draw_face(40)])] * 10 + [np.hstack([empty, empty])] * 10)
+    names = ["both", "large"]
+    table = clip_table(tmp_path, clip_id=names, video=[f"{name}.mp4" for name in names])
+    assert extract_faces(tmp_path, table).failed == 0
+    for name in names:
+        assert feature_set(tmp_path).load_times([name])[1].tolist() == [True, True, False, False]
+    both, large = (feature_set(tmp_path).load([name])[0] for name in names)
+    np.testing.assert_allclose(both, large, atol=0.05 * np.abs(large).max())
+
+
+@needs_mtcnn
+def test_a_face_in_grey_is_found_as_in_colour(tmp_path: Path) -> None:
+    pictures = [draw_face(30)] * NUM_FRAMES
+    draw_video(tmp_path / "grey.mp4", pictures, pixels="gray")
+    make_grey_jpegs(tmp_path / "grey.avi", pictures)
+    names = ["grey.mp4", "grey.avi"]
+    assert extract_faces(tmp_path, clip_table(tmp_path, clip_id=names, video=names)).failed == 0
+    for name in names:
+        assert feature_set(tmp_path).load_times([name])[1].all()
+        assert np.isfinite(feature_set(tmp_path).load([name])[0]).all()
 
 
 def test_a_detector_that_is_missing_is_said_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from tiny_media import make_audio, make_skeleton, make_video
+from tiny_media import draw_video, make_audio, make_grey_jpegs, make_skeleton, make_video, number_picture
 
 from mgcli.cache import CacheError, ClipTableError, FeatureCache, check_clip_table, open_cache, verify_cache
 from mgcli.extract import BackboneError, ExtractReport, extract_modalities
@@ -61,6 +61,21 @@ def scaled_error(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) 
     assert found.keys() == expected.keys()
     largest = max(np.abs(tokens).max() for tokens in expected.values())
     return max(float(np.abs(found[key] - expected[key]).max()) for key in expected) / float(largest)
+
+
+def test_a_grey_video_gives_the_tokens_of_the_same_pictures_in_colour(tmp_path: Path) -> None:
+    pictures = [number_picture(number, 64, 48) for number in range(30)]
+    draw_video(tmp_path / "colour.mp4", pictures, pixels="yuv420p")
+    draw_video(tmp_path / "h264.mp4", pictures, pixels="gray")
+    make_grey_jpegs(tmp_path / "mjpeg.avi", pictures)
+    names = ["colour.mp4", "h264.mp4", "mjpeg.avi"]
+    table = check_clip_table(pd.DataFrame({"clip_id": names, "video": [str(tmp_path / name) for name in names]}))
+    cache = open_cache(tmp_path / "features", create=True)
+    assert extract(cache, table, "video", "context").failed == 0
+    for modality in ("video", "context"):
+        colour, *grey = (all_tokens(cache, modality)[name] for name in names)
+        for tokens in grey:
+            np.testing.assert_allclose(tokens, colour, atol=0.05 * np.abs(colour).max())
 
 
 def test_three_modalities_in_one_run(cache: FeatureCache, media: Path) -> None:

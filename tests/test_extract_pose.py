@@ -11,7 +11,7 @@ import pytest
 import torch
 from golden_weights import scaled_error
 from tiny_media import make_video
-from tiny_skeletons import KINDS, points, write_ntu, write_openpose
+from tiny_skeletons import KINDS, points, write_ntu, write_openpose, write_openpose_frame
 
 from mgcli.cache import describe_clips, open_cache, read_clip_table
 from mgcli.extract import ExtractReport, WeightsError, create_backbone, extract_modalities, joint_layout
@@ -85,6 +85,21 @@ def test_a_changed_folder_of_openpose_files_is_done_again(tmp_path: Path) -> Non
     last = max((tmp_path / "person").iterdir())
     last.write_text(last.read_text().replace("1.3", "1.7"))
     assert extract_pose(tmp_path, table).modalities["pose"].done == 1
+
+
+def test_of_two_people_in_view_the_main_one_gives_the_tokens(tmp_path: Path) -> None:
+    main = points(137) / [1, 1, 400]
+    other = main * np.float32([0.5, 0.5, 0.5]) + np.float32([2000, 50, 0])
+    for folder, people in (("alone", [main]), ("both", [main, other])):
+        (tmp_path / folder).mkdir()
+        for frame in range(NUM_FRAMES):
+            seen = people[1:] if frame in (3, 9) else people  # the main one is lost for a moment
+            write_openpose_frame(tmp_path / folder, frame, seen[:: -1 if frame % 2 else 1])  # in any order
+    assert extract_pose(tmp_path, clip_table(tmp_path, "alone", "both")).failed == 0
+    feature_set = open_cache(tmp_path / "features").feature_set("pose")
+    tokens, _ = feature_set.load(["alone", "both"])
+    alone, both = np.split(tokens, 2)
+    np.testing.assert_array_equal(alone, both)
 
 
 def test_two_people_reach_a_network_for_two(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tiny_skeletons import (
     write_smg_csv,
 )
 
-from mgcli.extract.skeleton import main_person, read_skeleton
+from mgcli.extract.skeleton import MAX_GAP_ROWS, main_person, read_skeleton
 from mgcli.extract.skeleton_layouts import SkeletonError, joint_layout
 from mgcli.extract.skeleton_pickle import read_plain_pickle
 from mgcli.extract.skeleton_readers import read_annotations, read_skeleton_file
@@ -166,6 +166,20 @@ def test_the_main_person_is_followed_whatever_the_slot() -> None:
     joints[0, 0, 0] = 0
     assert main_person(joints)[0, 1, 0] == 10  # two joints at 0.9, against three at 0.5
     assert main_person(joints, is_3d=True)[0, 1, 0] == 300
+
+
+def test_another_person_does_not_stand_in_for_the_main_one() -> None:
+    body = np.array([[0, 0, 0.9], [40, 0, 0.9], [20, 80, 0.9]], np.float32)
+    main, other = body + np.array([10, 10, 0]), body * np.array([1, 1, 0.5]) + np.array([200, 10, 0])
+    joints = np.zeros((40, 2, 3, 3), np.float32)
+    joints[:, 1] = other
+    joints[:4, 0] = main
+    joints[6, 0] = main + np.array([15, 0, 0])
+    followed = main_person(joints)
+    assert followed[:8].any(axis=(1, 2)).tolist() == [True] * 4 + [False] * 2 + [True, False]
+    assert followed[6, 0, 0] == 25
+    assert not followed[7 : 6 + MAX_GAP_ROWS].any()
+    np.testing.assert_array_equal(followed[6 + MAX_GAP_ROWS :], joints[6 + MAX_GAP_ROWS :, 1])  # alone for long enough
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_media import make_audio, make_video, shown_number
+from tiny_media import make_audio, make_grey_jpegs, make_video, number_picture, shown_number
 
 from mgcli.extract import VideoError, VideoIndex, decode_frames, index_video, plan_decode
 from mgcli.extract.video import SEEK_GAIN_FRAMES
@@ -27,6 +27,8 @@ KINDS: dict[str, dict[str, Any]] = {  # name -> how it is made
     "colours.gif": {"codec": "gif", "pixels": "rgb8"},
     "odd.gif": {"codec": "gif", "pixels": "rgb8", "size_px": (67, 41)},
     "odd.mp4": {"pixels": "yuv444p", "size_px": (67, 41)},
+    "grey.mp4": {"pixels": "gray"},
+    "grey.mkv": {"pixels": "gray"},
 }
 
 
@@ -57,6 +59,18 @@ def test_frames_are_the_same_bits_whatever_else_is_asked_for(name: str, tmp_path
     for few in ([89], [0, 40, 41, 88], [25, 26, 70]):
         for frame, rgb in decode_frames(index, plan_decode(index, few)):
             np.testing.assert_array_equal(rgb, all_frames[frame])
+
+
+@pytest.mark.parametrize("name", ["grey.avi", "grey.mov", "grey.mkv"])
+def test_grey_motion_jpeg_decodes_to_three_equal_channels(name: str, tmp_path: Path) -> None:
+    index = index_video(make_grey_jpegs(tmp_path / name, [number_picture(number, 64, 48) for number in range(30)]))
+    with av.open(str(tmp_path / name)) as container:
+        assert next(container.decode(video=0)).format.name == "gray"
+    decoded = list(decode_frames(index, plan_decode(index, range(30))))
+    assert [shown_number(rgb) for _, rgb in decoded] == list(range(30))
+    for _, rgb in decoded:
+        assert rgb.shape == (48, 64, 3)
+        assert (rgb == rgb[..., :1]).all()
 
 
 def test_variable_rate_is_addressed_by_presentation_time(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from torchvision.models.video import mvit_v2_s
 
 from mgcli.extract import PublishedWeights, WeightsError, create_backbone, download_weights
-from mgcli.extract.weights import load_weights, resolve_weights
+from mgcli.extract.weights import resolve_weights
+from mgcli.extract.weights_checkpoint import load_weights
 
 TINY = "tiny_backbones:TinyVideo"
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from released_forms import as_old_torch, as_openmmlab, with_module
+from released_forms import NTU, agcn_released, as_old_torch, as_openmmlab, with_module
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -29,14 +29,10 @@ from mgcli.extract import (
     read_provenance,
     weights_are_here,
 )
-from mgcli.extract.backbone_agcn import NETWORKS
 from mgcli.extract.backbone_swinface import SwinFace
-from mgcli.extract.skeleton_graph import adjacency
-from mgcli.extract.skeleton_layouts import joint_layout
 from mgcli.extract.weights import resolve_weights
 
 TINY = "tiny_backbones:TinyVideo"
-NTU = {"joints": "ntu25", "normalize": "ntu"}
 
 
 @pytest.fixture(autouse=True)
@@ -54,13 +50,6 @@ def folder(tmp_path: Path) -> Path:
 
 def tiny_state(seed: int = 5) -> dict[str, Tensor]:
     return create_backbone(TINY, weights=f"random:{seed}").state_dict()
-
-
-def agcn_released(network: str = "agcn", num_people: int = 2) -> dict[str, Tensor]:
-    """As a current torch would save a network for NTU: 25 joints, 60 classes."""
-    torch.manual_seed(3)
-    built = NETWORKS[network](adjacency(joint_layout("ntu25")), num_people=num_people, num_classes=60)
-    return {key: value + 0.01 if value.is_floating_point() else value for key, value in built.state_dict().items()}
 
 
 def agcn_tokens(backbone: Backbone) -> Tensor:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import ColorRange
+from PIL import Image
 
 NUM_BITS = 8
 
@@ -72,6 +76,41 @@ def make_video(
             for packet in stream.encode(frame):
                 container.mux(packet)
         for packet in stream.encode(None):
+            container.mux(packet)
+    return path
+
+
+def draw_video(path: Path, frames: Sequence[np.ndarray], *, codec: str = "libx264", pixels: str = "yuv420p") -> Path:
+    """Write a video of given pictures, (H, W, 3) uint8 each."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        assert isinstance(stream, av.VideoStream)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = pixels
+        if pixels == "gray":
+            stream.codec_context.color_range = ColorRange.JPEG  # FFmpeg turns RGB to grey in 0..255
+        if codec == "libx264":
+            stream.options = {"crf": "10"}
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def make_grey_jpegs(path: Path, pictures: Sequence[np.ndarray]) -> Path:
+    """Write (H, W, 3) pictures as grey JPEGs, one after another: motion JPEG as grey cameras give it."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        assert isinstance(stream, av.VideoStream)
+        stream.height, stream.width = pictures[0].shape[:2]
+        stream.pix_fmt = "yuvj420p"  # FFmpeg's own encoder knows no grey; what a reader finds is in the JPEGs
+        for number, picture in enumerate(pictures):
+            content = io.BytesIO()
+            Image.fromarray(picture).convert("L").save(content, "JPEG", quality=95)
+            packet = av.Packet(content.getvalue())
+            packet.stream, packet.time_base = stream, Fraction(1, 25)
+            packet.pts = packet.dts = number
+            packet.is_keyframe = True
             container.mux(packet)
     return path
 
