@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,20 +71,62 @@ def actions(path: Path, other: Path) -> dict[str, Callable[[], Any]]:
     }
 
 
-def killed(action: Callable[[], Any], delay_s: float) -> bool:
-    """Run an action in a process of its own and kill it after a while; whether it had not finished."""
+def killed(action: Callable[[], Any], rehearsal: Callable[[], Any], share: float, *, by_line: bool) -> bool:
+    """Run an action in a process of its own and kill it on its way; whether it had not finished.
+
+    Args:
+        action: what is killed.
+        rehearsal: the same on a copy, which is run to its end to learn how long it is.
+        share: of that length, after which the kill comes.
+        by_line: measure in lines of mgcli.cache that ran, which any machine repeats exactly; else in seconds,
+            which can hit the storage libraries too.
+    """
+    length = _forked(rehearsal, by_line=by_line)
+    assert length is not None
+    return _forked(action, by_line=by_line, kill_at=share * length) is None
+
+
+def _forked(action: Callable[[], Any], *, by_line: bool, kill_at: float | None = None) -> float | None:
+    """Run an action in a child; its length in lines or seconds, None where it was killed."""
+    read, written = os.pipe()
     child = os.fork()
     if child == 0:
         try:
+            lines = _count_lines(kill_at) if by_line else [0]
+            started = time.monotonic()
             action()
+            sys.settrace(None)
+            os.write(written, str(lines[0] if by_line else time.monotonic() - started).encode())
             os._exit(0)
         except BaseException:
+            traceback.print_exc()
             os._exit(1)
-    time.sleep(delay_s)
-    os.kill(child, signal.SIGKILL)
+    os.close(written)
+    if kill_at is not None and not by_line:
+        time.sleep(kill_at)
+        os.kill(child, signal.SIGKILL)
+    with os.fdopen(read, "rb") as pipe:
+        said = pipe.read()
     _, status = os.waitpid(child, 0)
     assert not (os.WIFEXITED(status) and os.WEXITSTATUS(status) == 1), "the action failed by itself"
-    return os.WIFSIGNALED(status)
+    return None if os.WIFSIGNALED(status) or not said else float(said)
+
+
+def _count_lines(kill_at: float | None) -> list[int]:
+    """Count, from now on, the lines that run in mgcli.cache; at line `kill_at` the process kills itself."""
+    lines = [0]
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        if "/cache/" not in frame.f_code.co_filename or "site-packages/zarr" in frame.f_code.co_filename:
+            return None
+        if event == "line":
+            lines[0] += 1
+            if kill_at is not None and lines[0] > kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    sys.settrace(trace)
+    return lines
 
 
 def content(path: Path) -> dict[str, bytes]:
