@@ -16,7 +16,17 @@ if TYPE_CHECKING:
 EXIT_FAULT = 1  # a user's mistake or a data fault
 EXIT_SOME_FAILED = 3  # finished, but some clips failed
 
-CacheOption = Annotated[Path | None, typer.Option("--cache", help="Cache folder; default from mgcli.toml.")]
+
+def _place(text: str) -> Path:
+    from mgcli.cache.place import as_place
+
+    return as_place(text)
+
+
+CacheOption = Annotated[
+    Path | None,
+    typer.Option("--cache", parser=_place, metavar="PATH", help="Cache: folder or s3://...; default from mgcli.toml."),
+]
 ClipsOption = Annotated[Path | None, typer.Option("--clips", help="Clip table (CSV); default from mgcli.toml.")]
 DatasetOption = Annotated[str | None, typer.Option("--dataset", help="Data set; default from mgcli.toml.")]
 RootOption = Annotated[Path | None, typer.Option("--root", help="Folder of the data set.")]

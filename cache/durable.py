@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any
 import google_crc32c
 
 from mgcli.cache.errors import CacheError
+from mgcli.cache.place import is_remote, upload
 
 TEMPORARY_PREFIX = ".tmp-"
 _SYNC_THREADS = 16
@@ -25,7 +27,14 @@ def committed_file(path: Path) -> Iterator[Path]:
     """Give a temporary path to write to; flush it to disk and rename it to `path` when the block ends.
 
     A block that raises leaves nothing behind; a killed one leaves a `.tmp-` file that every reader ignores.
+    For an object store the temporary file is local, and becomes one object.
     """
+    if is_remote(path):
+        with tempfile.TemporaryDirectory(prefix="mgcli-") as folder:
+            local = Path(folder) / path.name
+            yield local
+            upload({path.name: local}, path.parent)
+        return
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}-{path.name}")
     try:
         yield temporary
@@ -68,6 +77,31 @@ def writing(what: Path) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise CacheError(f"no permission to write {what}; make it writable or choose another folder") from error
+        if is_remote(what):
+            raise _unreachable(what, error) from error
+        raise
+    except CacheError:
+        raise
+    except Exception as error:  # the store's client has errors of its own
+        if is_remote(what):
+            raise _unreachable(what, error) from error
+        raise
+
+
+@contextmanager
+def reading(what: Path) -> Iterator[None]:
+    """Turn the faults of an object store into errors that say what to do.
+
+    Raises:
+        CacheError: the store does not answer, or refuses.
+    """
+    try:
+        yield
+    except CacheError:
+        raise
+    except Exception as error:
+        if is_remote(what):
+            raise _unreachable(what, error) from error
         raise
 
 
@@ -112,3 +146,10 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CacheError(f"{path} is damaged: it holds no JSON object; restore it from a copy of the cache")
     return content
+
+
+def _unreachable(what: Path, error: Exception) -> CacheError:
+    return CacheError(
+        f"the object store gives no access to {what} ({error}); what was committed is safe. Credentials and endpoint "
+        "come from the environment (AWS_...) or ~/.aws, as for any program that uses s3fs"
+    )

@@ -6,6 +6,7 @@ It is derived from the parts: the file that keeps it is safe to delete, and is n
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import numpy as np
 from mgcli.cache.durable import committed_file
 from mgcli.cache.errors import CacheError
 from mgcli.cache.part import Part, array_checksum, attributes_checksum
+from mgcli.cache.place import is_remote
 
 MISSING, AMBIGUOUS = -1, -2  # instead of an entry's row number
 
@@ -91,6 +93,8 @@ class EntryIndex:
                 f"part {part.path} cannot be read ({error}); run mgcli cache verify, delete the parts that it names "
                 "and extract again: only their clips are missing"
             ) from error
+        finally:
+            part.forget()
         is_raw = raw is not None and raw.shape == (num_rows, dim) and raw.dtype == dtype
         columns = {
             "part": np.zeros(len(encoded)),
@@ -236,7 +240,8 @@ def read_index(path: Path) -> EntryIndex | None:
     """The index that `write_index` kept; None where there is none, or a damaged one, or one of another version."""
     expected = {"names", "ids", *_PART_COLUMNS, *_ENTRY_COLUMNS}
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        source = io.BytesIO(path.read_bytes()) if is_remote(path) else path
+        with h5py.File(source, "r", locking=False) as file:
             if file.attrs["version"] != _INDEX_VERSION:
                 return None
             checksums = json.loads(file.attrs["crc32c"])

@@ -20,6 +20,7 @@ from mgcli.cache.exchange import FORMS, Export, named_function
 from mgcli.cache.exchange_folder import INDEX_FILE
 from mgcli.cache.feature_set import FeatureSet
 from mgcli.cache.part import ClipTokens
+from mgcli.cache.place import is_remote
 from mgcli.cache.progress import Progress
 from mgcli.cache.shared_tables import provenance_to_share, tables_to_share
 from mgcli.cache.store import FeatureCache
@@ -134,7 +135,7 @@ def new_output(out: Path, cache: FeatureCache, suffixes: tuple[str, ...] | None,
     """
     if suffixes is not None and not out.name.lower().endswith(suffixes):
         raise CacheError(f"name the file {out.name}{suffixes[0]}: it is known by its suffix, {' or '.join(suffixes)}")
-    if out.resolve().is_relative_to(cache.path.resolve()):
+    if not is_remote(cache.path) and out.resolve().is_relative_to(cache.path.resolve()):
         raise CacheError(f"{out} lies in the cache itself; choose a place outside of {cache.path}")
     if out.exists() and not overwrite:
         raise CacheError(f"{out} exists; choose another name, or replace it with --overwrite")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,10 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mgcli.cache.durable import committed_file, read_json, writing
+from mgcli.cache.durable import committed_file, read_json, reading, writing
 from mgcli.cache.entries import MISSING, EntryIndex, read_index, write_index
 from mgcli.cache.errors import CacheError
 from mgcli.cache.part import STORED_NUMPY_DTYPES, Part, open_part, part_class
+from mgcli.cache.place import children, is_file, is_remote
 from mgcli.cache.reader import EntryReader
 from mgcli.cache.selection import ClipSelection
 from mgcli.cache.spec import FeatureSpec
@@ -28,6 +30,7 @@ FAILURES_FILE = "failures.csv"
 _FAILURE_COLUMNS = ["clip_id", "stage", "reason"]
 _INDEX_FROM_PARTS = 16  # so many parts that no index file knows make it worth writing one
 _KEPT_LOOK_UPS = 1 << 20
+_REMOTE_THREADS = 16  # that look at parts in an object store
 
 _Key = str | tuple[str, str]  # a clip, or a clip and its source
 
@@ -82,13 +85,15 @@ class FeatureSet:
 
     def parts(self) -> list[Part]:
         """The committed parts, in name order."""
-        found = {}
-        for path in sorted((self.path / "parts").glob("*")):
-            part = self._parts.get(path.name) or open_part(path)
-            if part is not None:
-                found[path.name] = part
-        self._parts = found
-        return list(found.values())
+        with reading(self.path):
+            paths = children(self.path / "parts")
+            if is_remote(self.path):
+                with ThreadPoolExecutor(_REMOTE_THREADS) as pool:
+                    opened = list(pool.map(lambda path: self._parts.get(path.name) or open_part(path), paths))
+            else:
+                opened = [self._parts.get(path.name) or open_part(path) for path in paths]
+        self._parts = {part.name: part for part in opened if part is not None}
+        return list(self._parts.values())
 
     def refresh(self) -> None:
         """See parts that were committed, or removed, since the last look."""
@@ -196,7 +201,7 @@ class FeatureSet:
     def failures(self) -> pd.DataFrame:
         """The clips that failed in the last run: clip_id, stage, reason."""
         path = self.path / FAILURES_FILE
-        if not path.is_file():
+        if not is_file(path):
             return pd.DataFrame(columns=_FAILURE_COLUMNS)
         return pd.read_csv(path, dtype=str, keep_default_na=False)
 
@@ -240,7 +245,12 @@ class FeatureSet:
         there = set(names)
         index = kept.of_names(name for name in kept.names if name in there)
         unknown = there - set(index.names)
-        new = [EntryIndex.of_part(part, self.spec.dim, dtype) for part in parts if part.name in unknown]
+        unread = [part for part in parts if part.name in unknown]
+        if is_remote(self.path):
+            with ThreadPoolExecutor(_REMOTE_THREADS) as pool:
+                new = list(pool.map(lambda part: EntryIndex.of_part(part, self.spec.dim, dtype), unread))
+        else:
+            new = [EntryIndex.of_part(part, self.spec.dim, dtype) for part in unread]
         index = index.joined(new)
         if len(new) >= _INDEX_FROM_PARTS:
             with suppress(OSError):  # read-only or full: the index only saves time

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from mgcli.cache.copying import companion_kinds, plan_lots, read_lot
-from mgcli.cache.durable import TEMPORARY_PREFIX, writing
+from mgcli.cache.durable import TEMPORARY_PREFIX, reading, writing
 from mgcli.cache.errors import CacheError
 from mgcli.cache.feature_set import SPEC_FILE, FeatureSet
-from mgcli.cache.part import open_part, pack_clips, part_class, part_name
-from mgcli.cache.store import FeatureCache
+from mgcli.cache.part import open_part, pack_clips, part_class, part_name, part_number
+from mgcli.cache.place import children, is_file, is_remote, remove_tree, tree_state
+from mgcli.cache.store import CLIPS_FOLDER, FeatureCache
 
 PART_BYTES = 256 << 20  # of a compacted part
 GARBAGE_AGE_S = 24 * 3600.0  # a writer that has been silent for so long is dead
@@ -97,7 +98,8 @@ def compact(
     if in_order and len(old) <= len(lots) and {part.format for part in old} <= {features.format}:
         return CompactReport(features.name, len(winners), len(old), len(old), 0)
     tokens_bytes = int(index.entries["count"][entries].sum()) * features.spec.dim * reader.dtype.itemsize
-    _check_space(features.path, tokens_bytes)
+    if not is_remote(features.path):
+        _check_space(features.path, tokens_bytes)
     # The new parts take the lowest number, so that they come before every part that others write meanwhile:
     # they hold what counts, and stay what counts.
     number = min(part.number for part in old)
@@ -121,46 +123,61 @@ def collect_garbage(cache: FeatureCache, *, age_s: float = GARBAGE_AGE_S, dry_ru
         age_s: what was touched since is left alone: its writer may be alive.
         dry_run: only say what would be removed.
     """
-    leftovers = [path for folder in (cache.path, cache.path / "clips") for path in folder.glob(f"{TEMPORARY_PREFIX}*")]
-    for folder in cache.path.glob("*--*"):
-        if not folder.is_dir() or folder.name.startswith("."):
-            continue
-        if not (folder / SPEC_FILE).is_file():
-            leftovers.append(folder)
-            continue
-        inside = [path for place in (folder, folder / "parts") for path in place.glob(f"{TEMPORARY_PREFIX}*")]
-        parts = [path for path in (folder / "parts").glob("[0-9]*-*") if path.is_dir() and open_part(path) is None]
-        leftovers += inside + parts
+    with reading(cache.path):
+        leftovers = _leftovers(cache)
     removed, num_bytes, kept = [], 0, 0
     for path in sorted(leftovers):
-        files = [path, *path.rglob("*")] if path.is_dir() else [path]
         try:
-            stats = [file.stat() for file in files]
+            size, touched_s = tree_state(path)
         except FileNotFoundError:  # its writer finished, or cleared up after itself
             continue
-        if max(stat.st_mtime for stat in stats) > time.time() - age_s:
+        if touched_s > time.time() - age_s:
             kept += 1
             continue
         removed.append(path.relative_to(cache.path).as_posix())
-        num_bytes += sum(stat.st_size for stat, file in zip(stats, files, strict=True) if file.is_file())
+        num_bytes += size
         if not dry_run:
             with writing(path):
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+                remove_tree(path)
     return GarbageReport(removed, num_bytes, kept)
+
+
+def _leftovers(cache: FeatureCache) -> list[Path]:
+    """Temporary files, and parts and feature sets without what commits them."""
+    found = []
+    for path in children(cache.path):
+        if path.name.startswith(TEMPORARY_PREFIX):
+            found.append(path)
+        elif path.name == CLIPS_FOLDER:
+            found += [each for each in children(path) if each.name.startswith(TEMPORARY_PREFIX)]
+        elif "--" in path.name and (is_remote(path) or path.is_dir()):
+            if not is_file(path / SPEC_FILE):
+                found.append(path)
+                continue
+            found += [each for each in children(path) if each.name.startswith(TEMPORARY_PREFIX)]
+            parts = children(path / "parts")
+            found += [each for each in parts if each.name.startswith(TEMPORARY_PREFIX)]
+            unfinished = [each for each in parts if each.suffix == ".zarr" and part_number(each.name) >= 0]
+            found += [each for each in unfinished if open_part(each) is None]
+    return found
 
 
 def remove_feature_set(cache: FeatureCache, name: str) -> Path:
     """Delete one feature set, named as `FeatureCache.set_folder` takes it.
 
-    The folder is renamed first, so that a kill half-way leaves no half set behind.
+    It stops being a feature set at once, so that a kill half-way leaves no half set behind, only work for `gc`.
 
     Raises:
         CacheError: none or several fit the name.
     """
     folder = cache.set_folder(name)
     with writing(folder):
-        doomed = folder.rename(cache.path / f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}-{folder.name}")
-        shutil.rmtree(doomed)
+        if is_remote(folder):
+            remove_tree(folder / SPEC_FILE)
+            remove_tree(folder)
+        else:
+            doomed = folder.rename(cache.path / f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}-{folder.name}")
+            remove_tree(doomed)
     return folder
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,8 @@ from mgcli.cache.copying import plan_lots, read_lot
 from mgcli.cache.durable import committed_file, writing
 from mgcli.cache.errors import CacheError
 from mgcli.cache.feature_set import FeatureSet
-from mgcli.cache.store import FeatureCache
+from mgcli.cache.place import is_file, make_folder, modified_ns
+from mgcli.cache.store import CLIPS_FOLDER, FeatureCache
 
 _PART_BYTES = 64 << 20
 
@@ -97,14 +97,14 @@ def _compare(ours: FeatureSet, theirs: FeatureSet) -> tuple[np.ndarray, list[str
 def _copy_clip_tables(cache: FeatureCache, other: FeatureCache) -> int:
     """Copy tables that are not here, with their age: the newest of both caches is the newest here."""
     copied = 0
-    for table in sorted((other.path / "clips").glob("*--????????.csv")):
-        target = cache.path / "clips" / table.name
-        if target.exists():
+    for table in sorted(other.clip_tables(), key=modified_ns):
+        target = cache.path / CLIPS_FOLDER / table.name
+        if is_file(target):
             continue
         with writing(target):
-            target.parent.mkdir(exist_ok=True)
+            make_folder(target.parent)
             with committed_file(target) as temporary:
-                shutil.copyfile(table, temporary)
-            os.utime(target, ns=(table.stat().st_atime_ns, table.stat().st_mtime_ns))
+                temporary.write_bytes(table.read_bytes())
+                os.utime(temporary, ns=(modified_ns(table), modified_ns(table)))
         copied += 1
     return copied

@@ -128,6 +128,9 @@ class Part(ABC):
     def remove(self) -> None:
         """Delete it, so that a kill half-way leaves nothing that looks committed; gone already is fine."""
 
+    def forget(self) -> None:  # noqa: B027 - most formats keep nothing
+        """Let go of what is kept in memory of its files; the next read fetches it again."""
+
     @property
     def number(self) -> int:
         """The number that its name starts with."""

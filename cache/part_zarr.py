@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import google_crc32c
 import numpy as np
 import zarr
-from zarr.storage import LocalStore
+from zarr.abc.store import Store
+from zarr.core.buffer import cpu
+from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
 from mgcli.cache.durable import committed_file, sync_all
+from mgcli.cache.errors import CacheError
 from mgcli.cache.part import Part, RawTokens
+from mgcli.cache.place import fetch, fetch_ranges, is_file, is_remote, objects_below, remove_tree, upload
 
 _COMMIT_FILE = "part.json"
 _CHUNK_BYTES = 1 << 20
@@ -35,11 +40,23 @@ class ZarrPart(Part):
     @staticmethod
     def is_committed(path: Path) -> bool:
         """A group counts once its `part.json` exists."""
-        return (path / _COMMIT_FILE).is_file()
+        return is_file(path / _COMMIT_FILE)
 
     @staticmethod
     def write(path: Path, arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> None:
-        """Write every array, flush all files to disk, then `part.json`."""
+        """Write every array, flush all files to disk, then `part.json`; to an object store, by way of local files."""
+        if is_remote(path):
+            with tempfile.TemporaryDirectory(prefix="mgcli-") as folder:
+                local = Path(folder) / path.name
+                ZarrPart.write(local, arrays, attributes)
+                files = {file.relative_to(local).as_posix(): file for file in local.rglob("*") if file.is_file()}
+                last = files.pop(_COMMIT_FILE).read_bytes()
+                upload(dict(files), path)
+                there = objects_below(path)
+                if any(there.get(name) != file.stat().st_size for name, file in files.items()):
+                    raise CacheError(f"objects of {path} vanished while it was written; run the command again")
+                upload({_COMMIT_FILE: last}, path)
+            return
         path.mkdir()
         group = zarr.create_group(LocalStore(path), zarr_format=3, attributes=attributes)
         for name, array in arrays.items():
@@ -71,8 +88,8 @@ class ZarrPart(Part):
     def array_shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """See `Part`."""
         group = self._group()
-        names = [file.parent.relative_to(self.path).as_posix() for file in self.path.rglob("zarr.json")]
-        members = {name: group[name] for name in names if name != "."}
+        names = [name.removesuffix("/zarr.json") for name in self._file_sizes() if name.endswith("/zarr.json")]
+        members = {name: group[name] for name in names}
         return {name: (item.shape, item.dtype) for name, item in members.items() if isinstance(item, zarr.Array)}
 
     def read_arrays(self, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -84,6 +101,11 @@ class ZarrPart(Part):
     def read_rows(self, name: str, runs: Sequence[tuple[int, int]]) -> list[np.ndarray]:
         """See `Part`."""
         with self._expecting_it():
+            if name == "tokens" and is_remote(self.path) and (raw := self._raw) is not None:
+                width = raw.shape[1] * raw.dtype.itemsize
+                ranges = [(raw.offset_bytes + start * width, raw.offset_bytes + stop * width) for start, stop in runs]
+                found = fetch_ranges(self.token_file(self.path), ranges)
+                return [np.frombuffer(each, raw.dtype).reshape(-1, raw.shape[1]) for each in found]
             array = self._group()[name]
             return [np.asarray(array[start:stop]) for start, stop in runs]  # type: ignore[index]
 
@@ -108,7 +130,8 @@ class ZarrPart(Part):
         dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
         chunk_rows = settings["chunk_shape"][0]
         shard = self.token_file(self.path)
-        if not _chunks_in_order(shard, shard_rows // chunk_rows, chunk_rows * dim * dtype.itemsize):
+        expected = _shard_index(shard_rows // chunk_rows, chunk_rows * dim * dtype.itemsize)
+        if _last_bytes(shard, len(expected)) != expected:
             return None
         return RawTokens(0, (num_rows, dim), dtype)
 
@@ -119,13 +142,28 @@ class ZarrPart(Part):
 
     def remove(self) -> None:
         """See `Part`."""
-        (self.path / _COMMIT_FILE).unlink(missing_ok=True)
-        shutil.rmtree(self.path, ignore_errors=True)
+        remove_tree(self.path / _COMMIT_FILE)
+        remove_tree(self.path)
 
     @property
     def num_bytes(self) -> int:
         """See `Part`."""
-        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        return sum(self._file_sizes().values())
+
+    def forget(self) -> None:
+        """See `Part`."""
+        self.__dict__.pop("_fetched_store", None)
+
+    @cached_property
+    def _raw(self) -> RawTokens | None:
+        return self.raw_tokens()
+
+    def _file_sizes(self) -> dict[str, int]:
+        """Name in the part -> size in bytes, of all its files."""
+        if is_remote(self.path):
+            return objects_below(self.path)
+        files = [file for file in self.path.rglob("*") if file.is_file()]
+        return {file.relative_to(self.path).as_posix(): file.stat().st_size for file in files}
 
     @contextmanager
     def _expecting_it(self) -> Iterator[None]:
@@ -144,14 +182,25 @@ class ZarrPart(Part):
                 raise FileNotFoundError(self.path)
 
     def _group(self) -> zarr.Group:
-        return zarr.open_group(LocalStore(self.path, read_only=True), mode="r", zarr_format=3)
+        return zarr.open_group(self._store(), mode="r", zarr_format=3)
+
+    def _store(self) -> Store:
+        """Where zarr reads from: of a remote part, all but the tokens is fetched at once, unless they are not raw."""
+        if not is_remote(self.path):
+            return LocalStore(self.path, read_only=True)
+        return self._fetched_store if self._raw is not None else FsspecStore.from_url(str(self.path), read_only=True)
+
+    @cached_property
+    def _fetched_store(self) -> Store:
+        small = fetch(self.path, [name for name in self._file_sizes() if name != _SHARD_FILE])
+        return MemoryStore({name: cpu.Buffer.from_bytes(content) for name, content in small.items()}, read_only=True)
 
 
 def _write_tokens(path: Path, group: zarr.Group, tokens: np.ndarray) -> None:
     """One shard with all rows, in uncompressed chunks of about 1 MB.
 
     Zarr makes the metadata; the shard itself is written here, in one go: its chunks in order, then their index
-    (Zarr v3, sharding_indexed codec), as zarr would write it and `_chunks_in_order` expects it.
+    (Zarr v3, sharding_indexed codec), as zarr would write it.
     """
     num_rows, dim = tokens.shape
     chunk_rows = min(num_rows, max(1, _CHUNK_BYTES // (dim * tokens.itemsize)))
@@ -184,10 +233,12 @@ def _shard_index(num_chunks: int, chunk_bytes: int) -> bytes:
     return entries.tobytes()
 
 
-def _chunks_in_order(shard: Path, num_chunks: int, chunk_bytes: int) -> bool:
-    """Whether the shard's index, at its end, lists whole chunks one after another from byte 0, and nothing else."""
-    expected = _shard_index(num_chunks, chunk_bytes)
-    with shard.open("rb") as file:
-        file.seek(-(len(expected) + 4), os.SEEK_END)
-        index, checksum = file.read(len(expected)), file.read(4)
-    return index == expected and google_crc32c.value(index) == int.from_bytes(checksum, "little")
+def _last_bytes(shard: Path, num_bytes: int) -> bytes | None:
+    """The bytes at a shard's end, in front of their CRC-32C; None where that does not fit."""
+    if is_remote(shard):
+        [end] = fetch_ranges(shard, [(-(num_bytes + 4), 0)])
+    else:
+        with shard.open("rb") as file:
+            file.seek(-(num_bytes + 4), os.SEEK_END)
+            end = file.read()
+    return end[:-4] if google_crc32c.value(end[:-4]) == int.from_bytes(end[-4:], "little") else None

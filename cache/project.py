@@ -11,6 +11,7 @@ from typing import Any
 
 from mgcli.cache.durable import committed_file, writing
 from mgcli.cache.errors import ProjectError
+from mgcli.cache.place import as_place, is_remote
 
 PROJECT_FILE = "mgcli.toml"
 _KNOWN_KEYS: dict[str, set[str] | None] = {
@@ -61,11 +62,12 @@ def write_project(project: Project, folder: Path, *, overwrite: bool = False) ->
     if path.exists() and not overwrite:
         raise ProjectError(f"{path} exists; edit it, or replace it with --overwrite")
     clips = f"clips = {_toml(project.clips)}\n" if project.clips else ""
+    cache = str(project.cache) if is_remote(project.cache) else project.cache
     text = (
         "# Project file of mgcli. Paths start at this folder; flags of a command override what stands here.\n\n"
         f"[data]\ndataset = {_toml(project.dataset)}\nroot = {_toml(project.root)}\n{clips}"
         f"protocol = {_toml(project.protocol)}\n\n"
-        f"[cache]\npath = {_toml(project.cache)}\nformat = {_toml(project.format)}\n\n"
+        f"[cache]\npath = {_toml(cache)}\nformat = {_toml(project.format)}\n\n"
         f"[runs]\npath = {_toml(project.runs)}\n\n[weights]\npath = {_toml(project.weights)}\n"
     )
     for modality, options in project.extract.items():
@@ -97,13 +99,18 @@ def _read_project(path: Path) -> Project:
         root=base / data.get("root", "."),
         clips=base / data["clips"] if "clips" in data else None,
         protocol=data.get("protocol", data.get("dataset", "table")),
-        cache=base / cache.get("path", "features"),
+        cache=_place(base, cache.get("path", "features")),
         format=cache.get("format", "hdf5"),
         runs=base / content.get("runs", {}).get("path", "runs"),
         weights=base / content.get("weights", {}).get("path", "weights"),
         extract=content.get("extract", {}),
         file=path,
     )
+
+
+def _place(base: Path, path: str) -> Path:
+    """A folder that starts at the project's, or a remote place as it stands."""
+    return as_place(path) if "://" in path else base / path
 
 
 def _near(word: str, known: Any) -> str:

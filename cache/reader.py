@@ -15,6 +15,7 @@ from mgcli.cache.address_space import AddressSpace
 from mgcli.cache.entries import EntryIndex
 from mgcli.cache.errors import CacheError, MgcliError
 from mgcli.cache.part import STORED_NUMPY_DTYPES, Part, from_stored
+from mgcli.cache.place import is_remote
 from mgcli.cache.spec import FeatureSpec
 
 _ALIGN_BYTES = 64  # of a buffer: copies into one that starts off a cache line take several times as long
@@ -37,9 +38,10 @@ class EntryReader:
         self.dtype = np.dtype(STORED_NUMPY_DTYPES[spec.dtype])
         self.parts = parts
         files = [part.token_file(part.path) for part in parts]
-        self.space = AddressSpace(
-            files, index.parts["raw_offset"], index.parts["num_rows"], spec.dim, self.dtype, index.usual_count
-        )
+        raw_offset = index.parts["raw_offset"]
+        if parts and is_remote(parts[0].path):
+            raw_offset = np.full_like(raw_offset, -1)  # nothing of it can be mapped
+        self.space = AddressSpace(files, raw_offset, index.parts["num_rows"], spec.dim, self.dtype, index.usual_count)
         self._column = lru_cache(_KEPT_COLUMNS)(self._read_column)
 
     def place(self, entries: np.ndarray) -> np.ndarray:
@@ -134,7 +136,10 @@ class EntryReader:
         return from_stored(stored, self.spec.dtype)
 
     def _read_column(self, part: int, name: str) -> np.ndarray:
-        return self.parts[part].read_arrays([name])[name]
+        try:
+            return self.parts[part].read_arrays([name])[name]
+        finally:
+            self.parts[part].forget()
 
     @contextmanager
     def _expecting(self, part: int) -> Iterator[None]:

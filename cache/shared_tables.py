@@ -21,7 +21,8 @@ import pandas as pd
 
 from mgcli.cache.clips import check_clip_table, clip_table_csv
 from mgcli.cache.durable import committed_file, writing
-from mgcli.cache.store import FeatureCache
+from mgcli.cache.place import is_file, make_folder, modified_ns
+from mgcli.cache.store import CLIPS_FOLDER, FeatureCache
 
 _ABSOLUTE = re.compile(r"(?:/|~|\\\\|[A-Za-z]:[\\/]|file:)")
 _SEPARATORS = re.compile(r"[\\/]+")
@@ -45,7 +46,7 @@ def tables_to_share(cache: FeatureCache, clip_ids: Collection[str] | None) -> li
         clip_ids: keep the rows of these clips; None for all.
     """
     shared: dict[str, SharedTable] = {}
-    files = sorted((cache.path / "clips").glob("*--????????.csv"), key=lambda path: path.stat().st_mtime_ns)
+    files = sorted(cache.clip_tables(), key=modified_ns)
     for file in files:
         table = parse_clip_table(file.read_bytes(), str(file))
         if clip_ids is not None:
@@ -53,7 +54,7 @@ def tables_to_share(cache: FeatureCache, clip_ids: Collection[str] | None) -> li
         if len(table):
             content = clip_table_csv(without_folders(table))
             name = f"{file.name.rpartition('--')[0]}--{hashlib.sha256(content).hexdigest()[:8]}.csv"
-            shared[name] = SharedTable(name, content, file.stat().st_mtime_ns)
+            shared[name] = SharedTable(name, content, modified_ns(file))
     return list(shared.values())
 
 
@@ -71,11 +72,11 @@ def keep_shared_tables(cache: FeatureCache, tables: Iterable[SharedTable]) -> in
     """Write the tables that the cache lacks, no newer than they were; give their number."""
     num_new = 0
     for table in tables:
-        path = cache.path / "clips" / table.name
-        if path.exists():
+        path = cache.path / CLIPS_FOLDER / table.name
+        if is_file(path):
             continue
         with writing(path):
-            path.parent.mkdir(exist_ok=True)
+            make_folder(path.parent)
             with committed_file(path) as temporary:
                 temporary.write_bytes(table.content)
                 # a microsecond before: where both meet, the table with its maker's own paths stays the newest

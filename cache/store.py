@@ -12,13 +12,15 @@ from typing import Any
 import pandas as pd
 
 from mgcli.cache.clips import SOURCE_COLUMNS, check_clip_table, clip_table_csv
-from mgcli.cache.durable import committed_file, read_json, write_json, writing
+from mgcli.cache.durable import committed_file, read_json, reading, write_json, writing
 from mgcli.cache.errors import CacheError
 from mgcli.cache.feature_set import SPEC_FILE, FeatureSet
 from mgcli.cache.part import PART_FORMATS
+from mgcli.cache.place import as_place, children, is_file, is_remote, make_folder, modified_ns
 from mgcli.cache.spec import FORMAT_VERSION, FeatureSpec
 
 CACHE_FILE = "mgcache.json"
+CLIPS_FOLDER = "clips"
 
 
 def open_cache(path: str | Path, *, create: bool = False, format: str = "hdf5") -> FeatureCache:
@@ -32,21 +34,25 @@ def open_cache(path: str | Path, *, create: bool = False, format: str = "hdf5") 
     Raises:
         CacheError: no cache there, not a cache, a newer format, or no permission.
     """
-    path = Path(path)
+    path = as_place(path)
     if format not in PART_FORMATS:
         raise CacheError(f"unknown cache format {format!r}; known: {', '.join(PART_FORMATS)}")
-    if path.exists() and not path.is_dir():
+    if not is_remote(path) and path.exists() and not path.is_dir():
         raise CacheError(f"the cache path {path} is a file; choose a folder with --cache DIR")
     marker = path / CACHE_FILE
-    if not marker.is_file():
+    with reading(path):
+        found = is_file(marker)
+    if not found:
         if not create:
             raise CacheError(
                 f"no cache in {path}; fill one with: mgcli extract --modality video, or mgcli cache import"
             )
-        if path.is_dir() and any(path.iterdir()):
+        if is_remote(path) and format != "zarr":
+            raise CacheError(f"an object store holds parts in zarr: give --format zarr for {path}")
+        if children(path):
             raise CacheError(f"{path} holds other files and no {CACHE_FILE}; choose an empty folder with --cache DIR")
         with writing(path):
-            path.mkdir(parents=True, exist_ok=True)
+            make_folder(path)
             made = {
                 "format_version": FORMAT_VERSION,
                 "created_by": f"mgcli {version('mgcli')}",
@@ -54,10 +60,10 @@ def open_cache(path: str | Path, *, create: bool = False, format: str = "hdf5") 
             }
             write_json(marker, made)
     settings = read_json(marker)
-    found = settings.get("format_version")
-    if found != FORMAT_VERSION:
+    version_found = settings.get("format_version")
+    if version_found != FORMAT_VERSION:
         raise CacheError(
-            f"the cache {path} has format version {found}; this mgcli reads version {FORMAT_VERSION}. "
+            f"the cache {path} has format version {version_found}; this mgcli reads version {FORMAT_VERSION}. "
             "Upgrade with: pip install -U mgcli"
         )
     if settings.get("format") not in PART_FORMATS:
@@ -74,8 +80,13 @@ class FeatureCache:
 
     def feature_sets(self) -> list[FeatureSet]:
         """Every feature set, in name order."""
-        specs = sorted(self.path.glob(f"*--*/{SPEC_FILE}"))
-        return [FeatureSet.open(file.parent, self.format) for file in specs if not file.parent.name.startswith(".")]
+        return [FeatureSet.open(folder, self.format) for folder in self.set_folders()]
+
+    def set_folders(self) -> list[Path]:
+        """The folders of all feature sets, in name order."""
+        with reading(self.path):
+            folders = [each for each in children(self.path) if "--" in each.name and not each.name.startswith(".")]
+            return [folder for folder in folders if is_file(folder / SPEC_FILE)]
 
     def feature_set(self, modality: str, selector: str | None = None) -> FeatureSet:
         """The one feature set of a modality.
@@ -113,7 +124,7 @@ class FeatureCache:
         Raises:
             CacheError: none or several fit the name.
         """
-        folders = [path.parent for path in self.path.glob(f"*--*/{SPEC_FILE}") if not path.parent.name.startswith(".")]
+        folders = self.set_folders()
         fitting = [f for f in folders if f.name == name or f.name.rsplit("--", 1)[-1].startswith(name)]
         if len(fitting) != 1:
             there = ", ".join(sorted(folder.name for folder in fitting or folders)) or "none"
@@ -136,14 +147,14 @@ class FeatureCache:
             provenance: what does not (versions, device, host); kept beside the spec of a new set.
         """
         path = self.path / spec.name
-        if not (path / SPEC_FILE).is_file():
+        if not is_file(path / SPEC_FILE):
             content = {
                 "spec": spec.to_dict(),
                 "fingerprint": spec.fingerprint,
                 "provenance": provenance or {},
             }
             with writing(path):
-                (path / "parts").mkdir(parents=True, exist_ok=True)
+                make_folder(path / "parts")
                 write_json(path / SPEC_FILE, content)
         return FeatureSet.open(path, self.format)
 
@@ -161,10 +172,10 @@ class FeatureCache:
             if kept == clip_table_csv(table.assign(**dict.fromkeys(SOURCE_COLUMNS, ""))):
                 return newest
         content = clip_table_csv(table)
-        path = self.path / "clips" / f"{protocol}--{hashlib.sha256(content).hexdigest()[:8]}.csv"
+        path = self.path / CLIPS_FOLDER / f"{protocol}--{hashlib.sha256(content).hexdigest()[:8]}.csv"
         with writing(path):
-            path.parent.mkdir(exist_ok=True)
-            if path.exists():
+            make_folder(path.parent)
+            if is_file(path) and not is_remote(path):
                 os.utime(path)
             else:
                 with committed_file(path) as temporary:
@@ -191,8 +202,15 @@ class FeatureCache:
         return {"path": str(self.path), "format_version": FORMAT_VERSION, "feature_sets": sets}
 
     def _newest_clips(self, protocol: str | None) -> Path | None:
-        tables = list((self.path / "clips").glob(f"{protocol or '*'}--????????.csv"))
-        return max(tables, key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)
+        tables = [path for path in self.clip_tables() if protocol in (None, path.name.rpartition("--")[0])]
+        return max(tables, key=lambda path: (modified_ns(path), path.name), default=None)
+
+    def clip_tables(self) -> list[Path]:
+        """The files of all clip tables, in name order; each bears its protocol and the hash of its content."""
+        with reading(self.path):
+            return [
+                path for path in children(self.path / CLIPS_FOLDER) if re.fullmatch(r".*--[0-9a-f]{8}\.csv", path.name)
+            ]
 
 
 def _read_stored_clips(path: Path) -> pd.DataFrame:

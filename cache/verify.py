@@ -20,6 +20,7 @@ from mgcli.cache.entries import EntryIndex
 from mgcli.cache.errors import CacheError
 from mgcli.cache.feature_set import SPEC_FILE, FeatureSet
 from mgcli.cache.part import ARRAY_DTYPES, STORED_NUMPY_DTYPES, Part, array_checksum, attributes_checksum, open_part
+from mgcli.cache.place import is_remote
 from mgcli.cache.store import CACHE_FILE, FeatureCache
 
 _PARALLEL_FROM_BYTES = 1 << 30  # below it, starting processes takes longer than checking
@@ -110,9 +111,7 @@ def verify_cache(
     problems = _cache_files_problems(cache)
     duplicates: list[Problem] = []
     num_parts = num_clips = 0
-    for folder in sorted(path.parent for path in cache.path.glob(f"*--*/{SPEC_FILE}")):
-        if folder.name.startswith("."):
-            continue
+    for folder in cache.set_folders():
         try:
             checked_json(folder / SPEC_FILE)
             features = FeatureSet.open(folder, cache.format)
@@ -140,7 +139,7 @@ def _cache_files_problems(cache: FeatureCache) -> list[Problem]:
         checked_json(cache.path / CACHE_FILE)
     except CacheError as error:
         problems.append(Problem(CACHE_FILE, "", str(error)))
-    for path in sorted((cache.path / "clips").glob("*--????????.csv")):
+    for path in cache.clip_tables():
         if hashlib.sha256(path.read_bytes()).hexdigest()[:8] != path.stem.rsplit("--", 1)[-1]:
             problems.append(Problem(f"clips/{path.name}", "", "does not hold what its name says; remove it"))
     return problems
@@ -218,7 +217,7 @@ def _part_problems(part: Part, fingerprint: str, dtype: str, dim: int, fast: boo
 def _token_checksums(part: Part, offset: np.ndarray) -> Iterator[int]:
     """CRC-32C of every clip's tokens, from the raw bytes that a map would give, else through the library."""
     raw = part.raw_tokens()
-    if raw is not None:
+    if raw is not None and not is_remote(part.path):
         tokens = np.memmap(part.token_file(part.path), raw.dtype, "r", raw.offset_bytes, raw.shape)
         yield from (array_checksum(tokens[start:stop]) for start, stop in pairwise(offset.tolist()))
         return

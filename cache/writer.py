@@ -11,6 +11,7 @@ import numpy as np
 
 from mgcli.cache.durable import writing
 from mgcli.cache.part import STORED_NUMPY_DTYPES, ClipTokens, Part, pack_clips, part_name, part_number, to_stored
+from mgcli.cache.place import children, make_folder
 from mgcli.cache.spec import FeatureSpec
 
 # A commit is due after this many times its own cost, this share of the run so far, or one second, whichever
@@ -128,7 +129,7 @@ class FeatureWriter:
         started = time.monotonic()
         arrays, attributes = pack_clips(clips, self._spec.fingerprint, tokens)
         with writing(self._folder):
-            self._folder.mkdir(exist_ok=True)
+            make_folder(self._folder)
             self._part.write(self._folder / self._next_name(), arrays, attributes)
         self._committed_at = time.monotonic()
         self._commit_cost_s = self._committed_at - started
@@ -147,5 +148,5 @@ class FeatureWriter:
 
     def _next_name(self) -> str:
         """The next number; two writers that choose the same one are told apart by the random digits."""
-        numbers = [part_number(path.name) for path in self._folder.glob("[0-9]*-*")]
+        numbers = [part_number(path.name) for path in children(self._folder)]
         return part_name(max(numbers, default=-1) + 1, self._part.suffix)

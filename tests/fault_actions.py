@@ -37,7 +37,7 @@ def add_clip(writer: Any, number: int) -> None:
     writer.add(f"clip {number:03d}", tokens, source=f"{number + 1:016x}", valid=valid, aux={"boxes": boxes})
 
 
-def write(path: Path, numbers: range, clips_a_part: int = 3) -> None:
+def write(path: Path | str, numbers: range, clips_a_part: int = 3) -> None:
     """Extract, as it were, the clips that are not there."""
     features = open_cache(path).create_feature_set(SPEC)
     with features.writer() as writer:
@@ -48,7 +48,7 @@ def write(path: Path, numbers: range, clips_a_part: int = 3) -> None:
                 writer.commit()
 
 
-def make_cache(path: Path, format: str, numbers: range = range(0)) -> FeatureCache:
+def make_cache(path: Path | str, format: str, numbers: range = range(0)) -> FeatureCache:
     """A cache with some of the clips and a clip table."""
     cache = open_cache(path, create=True, format=format)
     cache.create_feature_set(SPEC, {"host": "here"})
@@ -57,7 +57,7 @@ def make_cache(path: Path, format: str, numbers: range = range(0)) -> FeatureCac
     return cache
 
 
-def actions(path: Path, other: Path) -> dict[str, Callable[[], Any]]:
+def actions(path: Path | str, other: Path) -> dict[str, Callable[[], Any]]:
     """Name -> what can be killed. All of them together bring every clip into the cache."""
 
     def feature_set() -> FeatureSet:
@@ -84,6 +84,11 @@ def killed(action: Callable[[], Any], rehearsal: Callable[[], Any], share: float
     length = _forked(rehearsal, by_line=by_line)
     assert length is not None
     return _forked(action, by_line=by_line, kill_at=share * length) is None
+
+
+def stopped_by_a_kill(action: Callable[[], Any], after_s: float) -> bool:
+    """Run an action in a process of its own and kill it after a while; whether it had not finished."""
+    return _forked(action, by_line=False, kill_at=after_s) is None
 
 
 def _forked(action: Callable[[], Any], *, by_line: bool, kill_at: float | None = None) -> float | None:
@@ -129,7 +134,7 @@ def _count_lines(kill_at: float | None) -> list[int]:
     return lines
 
 
-def content(path: Path) -> dict[str, bytes]:
+def content(path: Path | str) -> dict[str, bytes]:
     """Clip id -> all that a reader gets of it."""
     found = {}
     for features in open_cache(path).feature_sets():
