@@ -27,6 +27,7 @@ from mgcli.cache.console import (
 )
 from mgcli.extract.commands import app as extract_app
 from mgcli.extract.commands import bench_app as extract_bench_app
+from mgcli.extract.commands import cache_app as extract_cache_app
 from mgcli.fuse.commands import app as fuse_app
 
 app = typer.Typer(
@@ -155,6 +156,7 @@ def demo(
 
 app.add_typer(extract_app)
 app.add_typer(fuse_app)
+cache_app.add_typer(extract_cache_app)
 app.add_typer(cache_app, name="cache")
 bench_app = typer.Typer(
     help="How fast this machine is, against plain references in the same run.", no_args_is_help=True

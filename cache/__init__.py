@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mgcli.cache.durable import committed_file, writing
     from mgcli.cache.errors import CacheError, ClipTableError, MgcliError, NonFiniteTokensError, ProjectError
     from mgcli.cache.exchange_share import is_share
+    from mgcli.cache.explain import Explanation, explain_clip
     from mgcli.cache.exporting import ExportReport, export_features
     from mgcli.cache.feature_set import Failure, FeatureSet
     from mgcli.cache.importing import ImportReport, import_features
@@ -46,6 +47,7 @@ __all__ = [
     "ClipTableError",
     "CompactReport",
     "DeriveReport",
+    "Explanation",
     "ExportReport",
     "Failure",
     "FeatureCache",
@@ -70,6 +72,7 @@ __all__ = [
     "derive_layout",
     "describe_clips",
     "draw_validation",
+    "explain_clip",
     "export_features",
     "import_features",
     "import_share",
@@ -99,6 +102,7 @@ __getattr__ = lazy_names(
         "feature_set": "Failure FeatureSet",
         "maintain": "CompactReport GarbageReport collect_garbage compact remove_feature_set",
         "merge": "MergeReport merge_cache",
+        "explain": "Explanation explain_clip",
         "exporting": "ExportReport export_features",
         "importing": "ImportReport import_features",
         "importing_share": "ShareReport import_share",

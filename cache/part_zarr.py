@@ -7,6 +7,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from zarr.abc.store import Store
 from zarr.core.buffer import cpu
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
-from mgcli.cache.durable import committed_file, sync_all
+from mgcli.cache.durable import committed_file, sync, sync_all
 from mgcli.cache.errors import CacheError
 from mgcli.cache.part import Part, RawTokens
 from mgcli.cache.place import fetch, fetch_ranges, is_file, is_remote, objects_below, remove_tree, upload
@@ -59,21 +60,14 @@ class ZarrPart(Part):
             return
         path.mkdir()
         group = zarr.create_group(LocalStore(path), zarr_format=3, attributes=attributes)
-        for name, array in arrays.items():
-            if name == "tokens":
-                _write_tokens(path, group, array)
-                continue
-            strings = array.dtype == object
-            written = group.create_array(
-                name,
-                shape=array.shape,
-                dtype="string" if strings else array.dtype,
-                chunks=tuple(max(1, size) for size in array.shape),
-                compressors=None,
-                config={"write_empty_chunks": True},
-            )
-            written[...] = array
-        sync_all([path, *path.rglob("*")])
+        with ThreadPoolExecutor(1) as pool:
+            shard = _write_tokens(path, group, arrays["tokens"])
+            flushed = pool.submit(sync, shard)  # while zarr writes the others
+            for name, array in arrays.items():
+                if name != "tokens":
+                    _write_array(group, name, array)
+            flushed.result()
+        sync_all([each for each in (path, *path.rglob("*")) if each != shard])
         with committed_file(path / _COMMIT_FILE) as temporary:
             temporary.write_text(json.dumps(attributes, sort_keys=True, indent=1))
 
@@ -196,11 +190,24 @@ class ZarrPart(Part):
         return MemoryStore({name: cpu.Buffer.from_bytes(content) for name, content in small.items()}, read_only=True)
 
 
-def _write_tokens(path: Path, group: zarr.Group, tokens: np.ndarray) -> None:
+def _write_array(group: zarr.Group, name: str, array: np.ndarray) -> None:
+    """One array in one plain chunk."""
+    written = group.create_array(
+        name,
+        shape=array.shape,
+        dtype="string" if array.dtype == object else array.dtype,
+        chunks=tuple(max(1, size) for size in array.shape),
+        compressors=None,
+        config={"write_empty_chunks": True},
+    )
+    written[...] = array
+
+
+def _write_tokens(path: Path, group: zarr.Group, tokens: np.ndarray) -> Path:
     """One shard with all rows, in uncompressed chunks of about 1 MB.
 
     Zarr makes the metadata; the shard itself is written here, in one go: its chunks in order, then their index
-    (Zarr v3, sharding_indexed codec), as zarr would write it.
+    (Zarr v3, sharding_indexed codec), as zarr would write it. Gives its file.
     """
     num_rows, dim = tokens.shape
     chunk_rows = min(num_rows, max(1, _CHUNK_BYTES // (dim * tokens.itemsize)))
@@ -224,6 +231,7 @@ def _write_tokens(path: Path, group: zarr.Group, tokens: np.ndarray) -> None:
         index = _shard_index(num_chunks, chunk_bytes)
         file.write(index)
         file.write(google_crc32c.value(index).to_bytes(4, "little"))
+    return shard
 
 
 def _shard_index(num_chunks: int, chunk_bytes: int) -> bytes:

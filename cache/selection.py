@@ -91,11 +91,14 @@ class ClipSelection:
                 return reader.to_floats(view), offsets
         widened = reader.spec.dtype == "bfloat16"
         shape = (int(offsets[-1]), reader.spec.dim)
-        stored = aligned_empty(shape, reader.dtype) if out is None or widened else out
-        _check_buffer(stored, shape, reader.dtype)
+        if out is None or widened:
+            stored = aligned_empty(shape, reader.dtype)
+        else:
+            _check_buffer(out, shape, reader.dtype)
+            stored = out
         if self._uniform and stored.nbytes < _BULK_BYTES and self._map(rows):
             clips, first = self._lattice
-            np.take(clips, first if rows is None else first[rows], 0, stored.reshape(-1, clips.shape[1]), "clip")
+            clips.take(first if rows is None else first[rows], 0, stored.reshape(-1, clips.shape[1]), "clip")
         else:
             reader.gather(self._chosen(rows), stored, threads)
         if out is None or not widened:
@@ -113,11 +116,14 @@ class ClipSelection:
 
     def _map(self, rows: np.ndarray | None) -> bool:
         """Map the parts of these clips; whether all of them are mapped now."""
-        if not self._all_mapped:
-            mapped = bool(self._reader.map(self._parts if rows is None else self._parts[rows]).all())
-            self._all_mapped = mapped and (rows is None or bool(self._reader.space.mapped[self._parts].all()))
-            return mapped
-        return True
+        if self._all_mapped:
+            return True
+        parts = self._parts if rows is None else self._parts[rows]
+        if self._reader.space.mapped[parts].all():
+            return True
+        mapped = bool(self._reader.map(parts).all())
+        self._all_mapped = mapped and bool(self._reader.space.mapped[np.unique(self._parts)].all())
+        return mapped
 
     def _view_in_place(self, rows: np.ndarray | None) -> np.ndarray | None:
         """The clips' tokens in the memory map, where they are neighbours there in this order."""

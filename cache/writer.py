@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 
@@ -82,28 +83,37 @@ class FeatureWriter:
         if tokens.ndim != 2 or len(tokens) < 1 or tokens.shape[1] != self._spec.dim:
             raise ValueError(f"clip {clip_id!r}: tokens of shape {tokens.shape}; expected (N, {self._spec.dim})")
         num = len(tokens)
-        time_s = (np.arange(num) + 0.5) / num if time_s is None else time_s
-        valid = np.ones(num, bool) if valid is None else valid
-        for name, array in {"time_s": time_s, "valid": valid, **(aux or {})}.items():
+        stored = to_stored(tokens, self._spec.dtype, clip_id)
+        usual_time_s, usual_valid = _usual_companions(num)
+        own_time_s = usual_time_s if time_s is None else np.array(time_s, np.float32)
+        own_valid = usual_valid if valid is None else np.array(valid, bool)
+        own_aux = {name: np.array(array) for name, array in aux.items()} if aux else {}
+        for name, array in (("time_s", own_time_s), ("valid", own_valid), *own_aux.items()):
             if len(array) != num:
                 raise ValueError(f"clip {clip_id!r}: {name} has {len(array)} entries for {num} tokens")
-        stored = to_stored(tokens, self._spec.dtype, clip_id)
-        time_s, valid = np.array(time_s, np.float32), np.array(valid, bool)
-        own_aux = {name: np.array(array) for name, array in aux.items()} if aux else {}
-        self.add_stored(ClipTokens(clip_id, int(source, 16), view, stored, time_s, valid, own_aux))
+        self._take((clip_id, int(source, 16), view), stored, own_time_s, own_valid, own_aux)
 
     def add_stored(self, clip: ClipTokens) -> None:
         """Take one clip in the stored type, as another part holds it; its tokens are copied."""
-        if (clip.clip_id, clip.source, clip.view) in self._pending:
+        self._take((clip.clip_id, clip.source, clip.view), clip.tokens, clip.time_s, clip.valid, clip.aux)
+
+    def _take(
+        self,
+        key: tuple[str, int, int],
+        stored: np.ndarray,
+        time_s: np.ndarray,
+        valid: np.ndarray,
+        aux: dict[str, np.ndarray],
+    ) -> None:
+        if key in self._pending:
             self.commit()  # of entries with the same key the first one counts
-        stop = self._num_rows + len(clip.tokens)
+        stop = self._num_rows + len(stored)
         if stop > len(self._rows):
             self._make_room(stop)
-        self._rows[self._num_rows : stop] = clip.tokens
         own = self._rows[self._num_rows : stop]
+        own[...] = stored
         self._num_rows = stop
-        key = (clip.clip_id, clip.source, clip.view)
-        self._pending[key] = ClipTokens(*key, own, clip.time_s, clip.valid, clip.aux)
+        self._pending[key] = ClipTokens(*key, own, time_s, valid, aux)
 
     def commit_if_due(self) -> None:
         """Commit when the part is full or enough time has passed; call it after every batch."""
@@ -150,3 +160,9 @@ class FeatureWriter:
         """The next number; two writers that choose the same one are told apart by the random digits."""
         numbers = [part_number(path.name) for path in children(self._folder)]
         return part_name(max(numbers, default=-1) + 1, self._part.suffix)
+
+
+@lru_cache(256)
+def _usual_companions(num_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) times spread evenly over [0, 1], and (N,) True."""
+    return ((np.arange(num_tokens) + 0.5) / num_tokens).astype(np.float32), np.ones(num_tokens, bool)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mgcli.extract.catalogue import describe_backbones, describe_datasets, describe_weights, weights_are_here
     from mgcli.extract.dataset import DATASETS, DatasetError, DatasetProtocol, load_dataset, load_project_clips
     from mgcli.extract.dataset_demo import DEMO_POSE_SETTINGS, DemoConfig, make_demo, pose_labels
+    from mgcli.extract.explain import explain_extraction
     from mgcli.extract.face import Face, FaceDetector, FaceError, align_face, read_faces
     from mgcli.extract.pipeline import extract_modalities
     from mgcli.extract.report import ExtractReport, ModalityReport
@@ -73,6 +74,7 @@ __all__ = [
     "describe_datasets",
     "describe_weights",
     "download_weights",
+    "explain_extraction",
     "extract_modalities",
     "import_weights",
     "index_video",
@@ -99,6 +101,7 @@ __getattr__ = lazy_names(
         "dataset": "DATASETS DatasetError DatasetProtocol load_dataset load_project_clips",
         "dataset_demo": "DEMO_POSE_SETTINGS DemoConfig make_demo pose_labels",
         "face": "Face FaceDetector FaceError align_face read_faces",
+        "explain": "explain_extraction",
         "pipeline": "extract_modalities",
         "report": "ExtractReport ModalityReport",
         "skeleton": "Skeleton read_skeleton",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ from mgcli.cache.console import (
     RootOption,
     key_values,
     make_project_cache,
+    open_project_cache,
     print_result,
     print_rows,
     project_with,
@@ -31,9 +33,25 @@ app = typer.Typer()
 weights_app = typer.Typer(help="List every weights file, or import a released one.")
 app.add_typer(weights_app, name="weights")
 bench_app = typer.Typer()
+cache_app = typer.Typer()
 
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ...; default automatic.")]
 PrecisionOption = Annotated[str, typer.Option("--precision", help="float32, bfloat16 or auto.")]
+TokensOption = Annotated[str | None, typer.Option("--tokens", help="Token layout, as the backbone names it.")]
+WeightsOption = Annotated[
+    str | None, typer.Option("--weights", help="File, name in the weights folder, or random:SEED.")
+]
+BackboneOption = Annotated[
+    str | None, typer.Option("--backbone", help="See `mgcli backbones`, or package.module:Class.")
+]
+SamplingOption = Annotated[str | None, typer.Option("--sampling", help="Frame sampling, as the backbone names it.")]
+BackboneOptionsOption = Annotated[
+    list[str] | None, typer.Option("--option", help="KEY=VALUE, any option of the backbone.")
+]
+StoreOption = Annotated[
+    str | None,
+    typer.Option("--store-dtype", help="float16, float32 or bfloat16; by default float16, float32 for float32 tokens."),
+]
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=0, help="Files read at once; 0 reads between batches.")
 ]
@@ -75,15 +93,13 @@ def extract(
     modality: Annotated[
         list[str], typer.Option("--modality", help="video, pose, face or context; repeat for several.")
     ],
-    tokens: Annotated[str | None, typer.Option(help="Token layout, as the backbone names it.")] = None,
-    weights: Annotated[str | None, typer.Option(help="File, name in the weights folder, or random:SEED.")] = None,
+    tokens: TokensOption = None,
+    weights: WeightsOption = None,
     precision: PrecisionOption = "auto",
-    backbone: Annotated[str | None, typer.Option(help="See `mgcli backbones`, or package.module:Class.")] = None,
-    sampling: Annotated[str | None, typer.Option(help="Frame sampling, as the backbone names it.")] = None,
-    option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, any option of the backbone.")] = None,
-    store_dtype: Annotated[
-        str | None, typer.Option(help="float16, float32 or bfloat16; by default float16, float32 for float32 tokens.")
-    ] = None,
+    backbone: BackboneOption = None,
+    sampling: SamplingOption = None,
+    option: BackboneOptionsOption = None,
+    store_dtype: StoreOption = None,
     task: Annotated[str | None, typer.Option(help="Only clips with a label of this task: gesture or emotion.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Inputs a forward pass; default automatic.")] = None,
     workers: WorkersOption = None,
@@ -101,18 +117,13 @@ def extract(
     from mgcli.extract import extract_modalities, load_project_clips
 
     project = project_with(dataset=dataset, root=root, clips=clips, cache=cache, format=cache_format, protocol=protocol)
-    if backbone is not None and len(modality) > 1:
-        raise typer.BadParameter("--backbone takes one --modality at a time")
-    settings = {name: _settings(project, name, sampling, option) for name in modality}
+    asked_for = _asked_for(project, modality, backbone, tokens, weights, sampling, option)
     table = load_project_clips(project)
     report = extract_modalities(
         make_project_cache(project),
         table,
         modality,
-        backbones={modality[0]: backbone} if backbone else _pick(settings, "backbone"),
-        tokens=tokens or _pick(settings, "tokens"),
-        weights=weights or _pick(settings, "weights"),
-        options={name: values["options"] for name, values in settings.items()},
+        **asked_for,
         precision=precision,
         store_dtype=store_dtype,
         batch_size=batch_size,
@@ -241,6 +252,47 @@ def weights_import(
     print_result(imported.to_json(), imported.summary(), as_json)
 
 
+@cache_app.command("explain")
+def cache_explain(
+    clip_id: Annotated[str, typer.Argument(help="The clip.")],
+    modality: Annotated[
+        list[str], typer.Option("--modality", help="video, pose, face or context; repeat for several.")
+    ],
+    tokens: TokensOption = None,
+    weights: WeightsOption = None,
+    precision: PrecisionOption = "auto",
+    backbone: BackboneOption = None,
+    sampling: SamplingOption = None,
+    option: BackboneOptionsOption = None,
+    store_dtype: StoreOption = None,
+    dataset: DatasetOption = None,
+    root: RootOption = None,
+    clips: ClipsOption = None,
+    cache: CacheOption = None,
+    protocol: ProtocolOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say why an extraction with these settings would compute a clip, or pass over it."""
+    from mgcli.extract import explain_extraction, load_project_clips
+
+    project = project_with(dataset=dataset, root=root, clips=clips, cache=cache, protocol=protocol)
+    explanations = explain_extraction(
+        open_project_cache(project.cache),
+        load_project_clips(project),
+        clip_id,
+        modality,
+        **_asked_for(project, modality, backbone, tokens, weights, sampling, option),
+        precision=precision,
+        store_dtype=store_dtype,
+        protocol=project.protocol,
+        weights_dir=project.weights,
+    )
+    if as_json:
+        typer.echo(json.dumps([each.to_json() for each in explanations]))
+    else:
+        typer.echo("\n".join(each.summary() for each in explanations))
+
+
 @bench_app.command("extract")
 def bench_extract(
     backbone: Annotated[str, typer.Option(help="See `mgcli backbones`, or package.module:Class.")],
@@ -280,6 +332,27 @@ def bench_extract(
         weights_dir=project_with().weights,
     )
     print_result(report.to_json(), report.summary(), as_json)
+
+
+def _asked_for(
+    project: Project,
+    modality: list[str],
+    backbone: str | None,
+    tokens: str | None,
+    weights: str | None,
+    sampling: str | None,
+    option: list[str] | None,
+) -> dict[str, Any]:
+    """What mgcli.toml and the flags ask of the backbones, as `extract_modalities` takes it."""
+    if backbone is not None and len(modality) > 1:
+        raise typer.BadParameter("--backbone takes one --modality at a time")
+    settings = {name: _settings(project, name, sampling, option) for name in modality}
+    return {
+        "backbones": {modality[0]: backbone} if backbone else _pick(settings, "backbone"),
+        "tokens": tokens or _pick(settings, "tokens"),
+        "weights": weights or _pick(settings, "weights"),
+        "options": {name: values["options"] for name, values in settings.items()},
+    }
 
 
 def _settings(project: Project, modality: str, sampling: str | None, option: list[str] | None) -> dict[str, Any]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-from mgcli.cache import TASKS, ClipTableError, FeatureSet, FeatureSpec
+from mgcli.cache import TASKS, ClipTableError, FeatureSet, FeatureSpec, check_clip_table
 from mgcli.extract.backbone import (
     MODALITIES,
     Backbone,
@@ -62,6 +62,51 @@ class ModalityConfig:
     @property
     def backbone_name(self) -> str:
         return self.backbone or self.usual.backbone
+
+
+def modality_configs(
+    modalities: Sequence[str],
+    *,
+    backbones: Mapping[str, str] | None = None,
+    tokens: str | Mapping[str, str] | None = None,
+    weights: str | Mapping[str, str] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    **common: Any,
+) -> list[ModalityConfig]:
+    """What is asked for, modality by modality.
+
+    Args:
+        modalities: such as video, pose, context.
+        backbones: modality -> backbone, where it is not the usual one.
+        tokens: token layout, for each modality that offers it; or modality -> layout.
+        weights: for each modality that has weights; or modality -> weights.
+        options: modality -> options of its backbone.
+        common: fields of ModalityConfig that are the same for all.
+
+    Raises:
+        BackboneError: a modality or layout that does not exist.
+    """
+    configs = [
+        ModalityConfig(
+            modality=modality,
+            backbone=(backbones or {}).get(modality),
+            options=(options or {}).get(modality),
+            **common,
+        )
+        for modality in dict.fromkeys(modalities)
+    ]
+    configs = _spread(configs, "tokens", tokens, lambda kind, layout: layout in kind.layouts)
+    configs = _spread(configs, "weights", weights, lambda kind, _: kind.has_weights)
+    if isinstance(tokens, str) and not any(config.tokens for config in configs):
+        raise BackboneError(f"no token layout {tokens!r}; {_layouts(configs)}")
+    return configs
+
+
+def checked_clips(table: pd.DataFrame) -> pd.DataFrame:
+    """The table checked, also one that a notebook made; what its reader noted in `attrs` stays."""
+    checked = check_clip_table(table)
+    checked.attrs |= table.attrs
+    return checked
 
 
 def clips_of(config: ModalityConfig, table: pd.DataFrame) -> pd.DataFrame:
@@ -175,3 +220,30 @@ def _num_joints(clips: pd.DataFrame) -> dict[str, int]:
             except SkeletonError:
                 continue  # its clips will fail with the reason
     return {}
+
+
+def _spread(
+    configs: list[ModalityConfig],
+    field: str,
+    value: str | Mapping[str, str] | None,
+    fits: Callable[[type[Backbone], str], bool],
+) -> list[ModalityConfig]:
+    """Set a field of the modalities that a mapping names, or, for a plain value, of those that it fits."""
+    if value is None:
+        return configs
+    if isinstance(value, Mapping):
+        unknown = sorted(set(value) - {config.modality for config in configs})
+        if unknown:
+            raise BackboneError(f"{field} are given for {', '.join(unknown)}, which this run does not extract")
+        return [_with(config, field, value.get(config.modality)) for config in configs]
+    fitting = [fits(backbone_class(config.backbone_name), value) for config in configs]
+    return [_with(config, field, value) if fit else config for config, fit in zip(configs, fitting, strict=True)]
+
+
+def _with(config: ModalityConfig, field: str, value: Any) -> ModalityConfig:
+    return replace(config, **{field: value})
+
+
+def _layouts(configs: Sequence[ModalityConfig]) -> str:
+    kinds = {kind.name: kind for kind in (backbone_class(config.backbone_name) for config in configs)}
+    return "; ".join(f"{name} offers: {', '.join(kind.layouts)}" for name, kind in kinds.items())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -16,13 +16,21 @@ from typing import Any
 import pandas as pd
 import torch
 
-from mgcli.cache import GRID_KEY, LAYOUTS_KEY, FeatureCache, FeatureSet, Progress, check_clip_table, warn
-from mgcli.extract.backbone import Backbone, BackboneError, backbone_class
+from mgcli.cache import GRID_KEY, LAYOUTS_KEY, FeatureCache, FeatureSet, Progress, warn
+from mgcli.extract.backbone import Backbone
 from mgcli.extract.device import choose_batch_size, choose_decoder_threads, choose_device, choose_workers
 from mgcli.extract.embed import ModalityEmbedder
 from mgcli.extract.face import load_detector
 from mgcli.extract.inputs import ClipFailed, ClipRequest, InputReady, by_file, read_file
-from mgcli.extract.modality import ModalityConfig, clips_of, make_backbone, make_spec, missing_clips
+from mgcli.extract.modality import (
+    ModalityConfig,
+    checked_clips,
+    clips_of,
+    make_backbone,
+    make_spec,
+    missing_clips,
+    modality_configs,
+)
 from mgcli.extract.read_ahead import read_ahead
 from mgcli.extract.report import ExtractReport, ModalityReport
 from mgcli.extract.source import add_sources
@@ -82,25 +90,20 @@ def extract_modalities(
     chosen_device = choose_device(device)
     batch_size = choose_batch_size(batch_size, chosen_device)
     workers = choose_workers(workers)
-    configs = [
-        ModalityConfig(
-            modality=modality,
-            backbone=(backbones or {}).get(modality),
-            options=(options or {}).get(modality),
-            precision=precision,
-            store_dtype=store_dtype,
-            task=task,
-            protocol=protocol,
-            weights_dir=weights_dir,
-            download=download,
-        )
-        for modality in dict.fromkeys(modalities)
-    ]
-    configs = _spread(configs, "tokens", tokens, lambda kind, layout: layout in kind.layouts)
-    configs = _spread(configs, "weights", weights, lambda kind, _: kind.has_weights)
-    if isinstance(tokens, str) and not any(config.tokens for config in configs):
-        raise BackboneError(f"no token layout {tokens!r}; {_layouts(configs)}")
-    table = add_sources(_checked(table))
+    configs = modality_configs(
+        modalities,
+        backbones=backbones,
+        tokens=tokens,
+        weights=weights,
+        options=options,
+        precision=precision,
+        store_dtype=store_dtype,
+        task=task,
+        protocol=protocol,
+        weights_dir=weights_dir,
+        download=download,
+    )
+    table = add_sources(checked_clips(table))
     stages = _plan(cache, configs, table, chosen_device, protocol)
     embedders, warnings = _run(stages, batch_size=batch_size, workers=workers, show_progress=progress)
     seconds = time.monotonic() - started
@@ -181,40 +184,6 @@ def _run(
         for embedder in embedders.values():
             embedder.flush()
     return embedders, warnings
-
-
-def _checked(table: pd.DataFrame) -> pd.DataFrame:
-    """The table checked, also one that a notebook made; what its reader noted in `attrs` stays."""
-    checked = check_clip_table(table)
-    checked.attrs |= table.attrs
-    return checked
-
-
-def _spread(
-    configs: list[ModalityConfig],
-    field: str,
-    value: str | Mapping[str, str] | None,
-    fits: Callable[[type[Backbone], str], bool],
-) -> list[ModalityConfig]:
-    """Set a field of the modalities that a mapping names, or, for a plain value, of those that it fits."""
-    if value is None:
-        return configs
-    if isinstance(value, Mapping):
-        unknown = sorted(set(value) - {config.modality for config in configs})
-        if unknown:
-            raise BackboneError(f"{field} are given for {', '.join(unknown)}, which this run does not extract")
-        return [_with(config, field, value.get(config.modality)) for config in configs]
-    fitting = [fits(backbone_class(config.backbone_name), value) for config in configs]
-    return [_with(config, field, value) if fit else config for config, fit in zip(configs, fitting, strict=True)]
-
-
-def _with(config: ModalityConfig, field: str, value: Any) -> ModalityConfig:
-    return replace(config, **{field: value})
-
-
-def _layouts(configs: Sequence[ModalityConfig]) -> str:
-    kinds = {kind.name: kind for kind in (backbone_class(config.backbone_name) for config in configs)}
-    return "; ".join(f"{name} offers: {', '.join(kind.layouts)}" for name, kind in kinds.items())
 
 
 def _write_failures(feature_set: FeatureSet, embedder: ModalityEmbedder) -> None:
