@@ -6,12 +6,16 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
+import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import fault_actions
 import numpy as np
@@ -60,6 +64,9 @@ def s3_server() -> Iterator[str]:
 @pytest.fixture
 def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The URL of an empty bucket; the environment leads to it, as it would for a user."""
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()  # else an earlier one, with the endpoint of then, is used
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
@@ -159,6 +166,41 @@ def test_a_store_that_does_not_answer_is_an_error_not_an_absence(bucket: str, mo
     with pytest.raises(CacheError, match=r"the object store gives no access to s3://.*come from the environment"):
         open_cache(f"{bucket}/c")
     s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_requests_that_the_store_refuses_for_now_are_made_again(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+
+    store = DomainDispatcherApplication(create_backend_app)
+    refused = [0]
+    asked = count(1)
+
+    def flaky(environment: Any, start_response: Any) -> Any:
+        if next(asked) % 20 == 0:
+            refused[0] += 1
+            start_response("503 Slow Down", [("Content-Length", "0")])
+            return [b""]
+        return store(environment, start_response)
+
+    server = make_server("127.0.0.1", 0, flaky, threaded=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        for _ in range(2):  # one of them may meet the refusal
+            with suppress(urllib.error.HTTPError):
+                name = f"http://127.0.0.1:{server.server_port}/flaky"
+                urllib.request.urlopen(urllib.request.Request(name, method="PUT")).close()
+        import s3fs
+
+        s3fs.S3FileSystem.clear_instance_cache()
+        cache = make_cache("s3://flaky/c", "zarr", range(6))
+        found = content("s3://flaky/c")
+        assert len(found) == 6
+        assert verify_cache(cache).ok
+        assert refused[0] > 2
+    finally:
+        server.shutdown()
 
 
 def test_the_command_line_takes_a_url(bucket: str, tmp_path: Path) -> None:
