@@ -8,7 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from mgcli.cache.console import EXIT_FAULT, EXIT_SOME_FAILED, CacheOption, JsonOption, open_project_cache, print_result
+from mgcli.cache.console import (
+    EXIT_FAULT,
+    EXIT_SOME_FAILED,
+    CacheOption,
+    JsonOption,
+    open_project_cache,
+    parse_place,
+    print_result,
+)
 
 app = typer.Typer(help="Look after the feature cache.", no_args_is_help=True)
 bench_app = typer.Typer()
@@ -97,7 +105,9 @@ def compact(
 
 @app.command()
 def merge(
-    others: Annotated[list[Path], typer.Argument(help="Caches that other machines made.")],
+    others: Annotated[
+        list[Path], typer.Argument(parser=parse_place, metavar="OTHER", help="Caches that other machines made.")
+    ],
     cache: CacheOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -17,7 +17,8 @@ EXIT_FAULT = 1  # a user's mistake or a data fault
 EXIT_SOME_FAILED = 3  # finished, but some clips failed
 
 
-def _place(text: str) -> Path:
+def parse_place(text: str) -> Path:
+    """A folder, or s3://..., as a flag or argument names it."""
     from mgcli.cache.place import as_place
 
     return as_place(text)
@@ -25,7 +26,7 @@ def _place(text: str) -> Path:
 
 CacheOption = Annotated[
     Path | None,
-    typer.Option("--cache", parser=_place, metavar="PATH", help="Cache: folder or s3://...; default from mgcli.toml."),
+    typer.Option("--cache", parser=parse_place, metavar="PATH", help="Cache: folder or s3://...; else of mgcli.toml."),
 ]
 ClipsOption = Annotated[Path | None, typer.Option("--clips", help="Clip table (CSV); default from mgcli.toml.")]
 DatasetOption = Annotated[str | None, typer.Option("--dataset", help="Data set; default from mgcli.toml.")]

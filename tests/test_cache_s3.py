@@ -219,6 +219,15 @@ def test_the_command_line_takes_a_url(bucket: str, tmp_path: Path) -> None:
         [sys.executable, "-m", "mgcli.cli", "cache", "info"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert "3 clips" in done.stdout, done.stderr
+    open_cache(tmp_path / "local", create=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "mgcli.cli", "cache", "merge", f"{bucket}/deep/c", "--cache", "local"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "3 clip(s) copied" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(24, marks=pytest.mark.faults)])
