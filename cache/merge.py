@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from mgcli.cache.copying import plan_lots, read_lot
-from mgcli.cache.durable import committed_file, writing
 from mgcli.cache.errors import CacheError
 from mgcli.cache.feature_set import FeatureSet
-from mgcli.cache.place import is_file, make_folder, modified_ns
-from mgcli.cache.store import CLIPS_FOLDER, FeatureCache
+from mgcli.cache.place import modified_ns
+from mgcli.cache.store import FeatureCache
 
 _PART_BYTES = 64 << 20
 
@@ -98,13 +96,5 @@ def _copy_clip_tables(cache: FeatureCache, other: FeatureCache) -> int:
     """Copy tables that are not here, with their age: the newest of both caches is the newest here."""
     copied = 0
     for table in sorted(other.clip_tables(), key=modified_ns):
-        target = cache.path / CLIPS_FOLDER / table.name
-        if is_file(target):
-            continue
-        with writing(target):
-            make_folder(target.parent)
-            with committed_file(target) as temporary:
-                temporary.write_bytes(table.read_bytes())
-                os.utime(temporary, ns=(modified_ns(table), modified_ns(table)))
-        copied += 1
+        copied += cache.keep_clip_table(table.name, table.read_bytes(), modified_ns(table))
     return copied

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
 import time
 from collections import defaultdict
@@ -20,9 +19,8 @@ from typing import Any
 import pandas as pd
 
 from mgcli.cache.clips import check_clip_table, clip_table_csv
-from mgcli.cache.durable import committed_file, writing
-from mgcli.cache.place import is_file, make_folder, modified_ns
-from mgcli.cache.store import CLIPS_FOLDER, FeatureCache
+from mgcli.cache.place import modified_ns
+from mgcli.cache.store import FeatureCache
 
 _ABSOLUTE = re.compile(r"(?:/|~|\\\\|[A-Za-z]:[\\/]|file:)")
 _SEPARATORS = re.compile(r"[\\/]+")
@@ -72,17 +70,9 @@ def keep_shared_tables(cache: FeatureCache, tables: Iterable[SharedTable]) -> in
     """Write the tables that the cache lacks, no newer than they were; give their number."""
     num_new = 0
     for table in tables:
-        path = cache.path / CLIPS_FOLDER / table.name
-        if is_file(path):
-            continue
-        with writing(path):
-            make_folder(path.parent)
-            with committed_file(path) as temporary:
-                temporary.write_bytes(table.content)
-                # a microsecond before: where both meet, the table with its maker's own paths stays the newest
-                made_ns = min(max(table.mtime_ns - 1000, 0), time.time_ns())
-                os.utime(temporary, ns=(made_ns, made_ns))
-        num_new += 1
+        # a microsecond before: where both meet, the table with its maker's own paths stays the newest
+        made_ns = min(max(table.mtime_ns - 1000, 0), time.time_ns())
+        num_new += cache.keep_clip_table(table.name, table.content, made_ns)
     return num_new
 
 

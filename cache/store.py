@@ -182,6 +182,18 @@ class FeatureCache:
                     temporary.write_bytes(content)
         return path
 
+    def keep_clip_table(self, name: str, content: bytes, made_ns: int) -> bool:
+        """Keep a table that another cache made, as old as it was there; False where it is here already."""
+        path = self.path / CLIPS_FOLDER / name
+        if is_file(path):
+            return False
+        with writing(path):
+            make_folder(path.parent)
+            with committed_file(path) as temporary:
+                temporary.write_bytes(content)
+                os.utime(temporary, ns=(made_ns, made_ns))
+        return True
+
     def read_clips(self, protocol: str | None = None) -> pd.DataFrame:
         """The newest clip table of a protocol, or of all where none is named; `attrs["path"]` says which.
 
