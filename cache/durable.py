@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -59,6 +60,16 @@ def sync_all(paths: Sequence[Path]) -> None:
     """Flush files and folders to disk, side by side: the disk then does many in one go."""
     with ThreadPoolExecutor(_SYNC_THREADS) as pool:
         list(pool.map(sync, paths))
+
+
+def expect_room(folder: Path, num_bytes: int) -> None:
+    """Refuse to start writing what does not fit: half-way, HDF5 would add tracebacks of its own.
+
+    Raises:
+        OSError: ENOSPC.
+    """
+    if not is_remote(folder) and shutil.disk_usage(folder).free < num_bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 @contextmanager

@@ -28,7 +28,7 @@ INDEX_FILE = "index.h5"
 FAILURES_FILE = "failures.csv"
 
 _FAILURE_COLUMNS = ["clip_id", "stage", "reason"]
-_INDEX_FROM_PARTS = 16  # so many parts that no index file knows make it worth writing one
+_INDEX_FROM_PARTS = 16  # so many parts that came, or went, make it worth writing the index file anew
 _KEPT_LOOK_UPS = 1 << 20
 _REMOTE_THREADS = 16  # that look at parts in an object store
 
@@ -252,7 +252,7 @@ class FeatureSet:
         else:
             new = [EntryIndex.of_part(part, self.spec.dim, dtype) for part in unread]
         index = index.joined(new)
-        if len(new) >= _INDEX_FROM_PARTS:
+        if len(new) + len(kept.names) - len(there & set(kept.names)) >= _INDEX_FROM_PARTS:
             with suppress(OSError):  # read-only or full: the index only saves time
                 write_index(index, self.path / INDEX_FILE)
         return index

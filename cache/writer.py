@@ -10,7 +10,7 @@ from types import TracebackType
 
 import numpy as np
 
-from mgcli.cache.durable import writing
+from mgcli.cache.durable import expect_room, writing
 from mgcli.cache.part import STORED_NUMPY_DTYPES, ClipTokens, Part, pack_clips, part_name, part_number, to_stored
 from mgcli.cache.place import children, make_folder
 from mgcli.cache.spec import FeatureSpec
@@ -140,6 +140,7 @@ class FeatureWriter:
         arrays, attributes = pack_clips(clips, self._spec.fingerprint, tokens)
         with writing(self._folder):
             make_folder(self._folder)
+            expect_room(self._folder, sum(array.nbytes for array in arrays.values()))
             self._part.write(self._folder / self._next_name(), arrays, attributes)
         self._committed_at = time.monotonic()
         self._commit_cost_s = self._committed_at - started

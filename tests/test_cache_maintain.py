@@ -21,6 +21,7 @@ from mgcli.cache import (
     open_cache,
     verify_cache,
 )
+from mgcli.cache.entries import read_index
 
 OLD = time.time() - 3 * 24 * 3600
 
@@ -54,6 +55,29 @@ def test_compact_makes_few_parts_in_clip_order_and_changes_no_byte(cache: Featur
     assert content(open_cache(cache.path).feature_set("video")) == before
     assert features.clips()["clip_id"].tolist() == ids
     assert verify_cache(cache).ok
+    again = compact(features)
+    assert (again.parts_before, again.parts_after) == (1, 1)
+
+
+def test_the_index_file_forgets_what_was_compacted(cache: FeatureCache) -> None:
+    features = cache.create_feature_set(make_spec())
+    fill(features, [f"c{i:02d}" for i in range(20)], clips_a_part=1)
+    file = features.path / "index.h5"
+    assert len(open_cache(cache.path).feature_set("video")) == 20
+    before = read_index(file)
+    assert before is not None
+    assert len(before.names) == 20
+    compact(features)
+    assert len(open_cache(cache.path).feature_set("video")) == 20
+    after = read_index(file)
+    assert after is not None
+    assert len(after.names) == 1
+
+
+def test_a_compacted_set_is_left_as_it_is(cache: FeatureCache) -> None:
+    features = cache.create_feature_set(make_spec())
+    fill(features, ["b", "a"], clips_a_part=1)
+    compact(features)
     again = compact(features)
     assert (again.parts_before, again.parts_after) == (1, 1)
     assert "nothing to do" in again.summary()

@@ -262,6 +262,18 @@ def test_a_folder_without_write_permission_says_so() -> None:
         assert features.clips()["clip_id"].tolist() == ["a"]
 
 
+def test_a_full_disk_is_refused_before_anything_is_written(
+    cache: FeatureCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = cache.create_feature_set(make_spec())
+    writer = features.writer()
+    writer.add("a", make_tokens("a"))
+    monkeypatch.setattr("mgcli.cache.durable.shutil.disk_usage", lambda _: type("Usage", (), {"free": 10})())
+    with pytest.raises(CacheError, match=r"no space left while writing .*; what was committed is safe. Make space"):
+        writer.commit()
+    assert list((features.path / "parts").iterdir()) == []
+
+
 @contextmanager
 def as_plain_user() -> Iterator[None]:
     """Root may write anywhere: be nobody for a while."""
