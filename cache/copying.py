@@ -14,6 +14,7 @@ from mgcli.cache.reader import EntryReader, aligned_empty
 
 EntryKey = tuple[str, int, int]  # clip id, source, view
 _LOT_BYTES = 64 << 20
+_LOT_CLIPS = 1 << 16  # tiny clips weigh more by what stands around them than by their tokens
 
 
 def entry_lengths(features: FeatureSet) -> dict[EntryKey, int]:
@@ -42,7 +43,7 @@ def read_entries(features: FeatureSet, keys: Collection[EntryKey] | None = None)
 
 
 def plan_lots(reader: EntryReader, entries: np.ndarray, part_bytes: int) -> list[np.ndarray]:
-    """The entries in this order, in lots of at most `part_bytes` and with the same companions.
+    """The entries in this order, in lots of at most `part_bytes` and 65,536 clips, with the same companions.
 
     Args:
         reader: of the feature set.
@@ -63,7 +64,7 @@ def plan_lots(reader: EntryReader, entries: np.ndarray, part_bytes: int) -> list
         while first < change:
             done = num_bytes[first - 1] if first else 0
             reach = int(np.searchsorted(num_bytes, done + part_bytes, "right"))
-            last = min(change, max(first + 1, reach))
+            last = min(change, first + _LOT_CLIPS, max(first + 1, reach))
             lots.append(entries[first:last])
             first = last
     return lots

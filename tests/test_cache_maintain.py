@@ -96,6 +96,16 @@ def test_compact_makes_parts_of_the_chosen_size(cache: FeatureCache) -> None:
     assert {part.name for part in features.parts()} == names
 
 
+def test_compact_bounds_the_clips_of_a_part(cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mgcli.cache.copying._LOT_CLIPS", 4)
+    features = cache.create_feature_set(make_spec())
+    fill(features, [f"c{i}" for i in range(9)], clips_a_part=1)
+    before = content(features)
+    compact(features)
+    assert [part.attributes["clips"] for part in features.parts()] == [4, 4, 1]
+    assert content(features) == before
+
+
 def test_compact_keeps_the_clip_that_counts_and_drops_the_others(cache: FeatureCache) -> None:
     features = cache.create_feature_set(make_spec())
     fill(features, ["a", "b"], seed=0)
