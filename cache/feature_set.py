@@ -30,6 +30,7 @@ FAILURES_FILE = "failures.csv"
 _FAILURE_COLUMNS = ["clip_id", "stage", "reason"]
 _INDEX_FROM_PARTS = 16  # so many parts that came, or went, make it worth writing the index file anew
 _KEPT_LOOK_UPS = 1 << 20
+_LISTINGS = 100  # of a set that many processes write to, until two in a row are the same
 _REMOTE_THREADS = 16  # that look at parts in an object store
 
 _Key = str | tuple[str, str]  # a clip, or a clip and its source
@@ -84,16 +85,28 @@ class FeatureSet:
         return f"{spec.backbone}, {spec.tokens} tokens, weights {spec.weights}, {len(self)} clips"
 
     def parts(self) -> list[Part]:
-        """The committed parts, in name order."""
+        """The committed parts, in name order.
+
+        Listing and opening take time: while another process compacts, they could miss a new part that was not
+        there when they began, and an old one that was gone when they ended. So a second listing must say the same.
+        """
         with reading(self.path):
             paths = children(self.path / "parts")
-            if is_remote(self.path):
-                with ThreadPoolExecutor(_REMOTE_THREADS) as pool:
-                    opened = list(pool.map(lambda path: self._parts.get(path.name) or open_part(path), paths))
-            else:
-                opened = [self._parts.get(path.name) or open_part(path) for path in paths]
-        self._parts = {part.name: part for part in opened if part is not None}
+            for _ in range(_LISTINGS):
+                self._parts = self._opened(paths)
+                before, paths = paths, children(self.path / "parts")
+                if paths == before:
+                    break
         return list(self._parts.values())
+
+    def _opened(self, paths: Sequence[Path]) -> dict[str, Part]:
+        """Name -> part, of those that are committed."""
+        if is_remote(self.path):
+            with ThreadPoolExecutor(_REMOTE_THREADS) as pool:
+                opened = list(pool.map(lambda path: self._parts.get(path.name) or open_part(path), paths))
+        else:
+            opened = [self._parts.get(path.name) or open_part(path) for path in paths]
+        return {part.name: part for part in opened if part is not None}
 
     def refresh(self) -> None:
         """See parts that were committed, or removed, since the last look."""

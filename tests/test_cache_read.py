@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from samples import FORMATS, make_spec, make_tokens
 
 import mgcli.cache.address_space as address_space
-from mgcli.cache import CacheError, FeatureCache, FeatureSet, open_cache, verify_cache
+from mgcli.cache import CacheError, FeatureCache, FeatureSet, compact, open_cache, verify_cache
 from mgcli.cache.entries import EntryIndex, read_index
 from mgcli.cache.feature_set import INDEX_FILE
 
@@ -205,6 +205,25 @@ def test_a_reader_follows_parts_that_move(cache: FeatureCache) -> None:
     shutil.rmtree(features.path / "parts")
     with pytest.raises(CacheError, match="no tokens of 6 clip"):
         selection.load_companions("time_s")
+
+
+def test_a_listing_that_another_process_compacts_away_is_made_again(
+    cache: FeatureCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = cache.create_feature_set(make_spec())
+    ids = fill(features, [1, 2, 3], clips_a_part=1)
+    listed: list[list[Path]] = []
+
+    def list_then_compact(folder: Path) -> list[Path]:
+        found = sorted(folder.iterdir())
+        listed.append(found)
+        if len(listed) == 1:
+            compact(open_cache(cache.path).feature_set("video"))  # whose own listings count too
+        return found
+
+    reopened = open_cache(cache.path).feature_set("video")
+    monkeypatch.setattr("mgcli.cache.feature_set.children", list_then_compact)
+    assert reopened.clips()["clip_id"].tolist() == ids
 
 
 def test_a_part_that_was_cut_short_is_an_error_that_says_what_to_do(cache: FeatureCache) -> None:
