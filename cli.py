@@ -117,11 +117,11 @@ def demo(
     say(note)
     make_demo(project.root)
     write_project(replace(project, **_DEMO_FOLDERS), folder, overwrite=True)
-    table, cache = load_project_clips(project), make_project_cache(project)
+    (table, protocol), cache = load_project_clips(project), make_project_cache(project)
     pose = train_pose_backbone(
         pose_labels(table),
         settings=DEMO_POSE_SETTINGS,
-        protocol=project.protocol,
+        protocol=protocol,
         weights_dir=project.weights,
         precision=precision,
     )
@@ -136,7 +136,7 @@ def demo(
             weights={name: value for name in modalities if (value := of_modality[name]) != "published"},
             precision=precision,
             task=task,
-            protocol=project.protocol,
+            protocol=protocol,
             weights_dir=own_weights,
         )
         say(report.summary())
@@ -199,14 +199,14 @@ def cache_import(
         raise typer.BadParameter(
             f"{file.name} was not made by `cache export --form share`: give --modality and --backbone"
         )
-    table = load_project_clips(project)
+    table, protocol = load_project_clips(project)
     report = import_features(
         make_project_cache(project),
         file,
         modality,
         backbone,
         table,
-        protocol=project.protocol,
+        protocol=protocol,
         key=key,
         pattern=pattern,
     )

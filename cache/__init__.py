@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mgcli.cache.named import named_class
     from mgcli.cache.progress import Progress, warn
     from mgcli.cache.project import Project, load_project, write_project
+    from mgcli.cache.protocols import CLASS_GROUPS, CLASS_NAMES, OWN_VALIDATION, PROTOCOLS, Protocol, class_name
     from mgcli.cache.selection import ClipSelection
     from mgcli.cache.spec import FeatureSpec
     from mgcli.cache.store import FeatureCache, open_cache
@@ -37,9 +38,13 @@ if TYPE_CHECKING:
     from mgcli.cache.writer import FeatureWriter
 
 __all__ = [
+    "CLASS_GROUPS",
+    "CLASS_NAMES",
     "EMOTION_CLASSES",
     "GRID_KEY",
     "LAYOUTS_KEY",
+    "OWN_VALIDATION",
+    "PROTOCOLS",
     "SPLITS",
     "TASKS",
     "CacheError",
@@ -62,10 +67,12 @@ __all__ = [
     "Progress",
     "Project",
     "ProjectError",
+    "Protocol",
     "ShareReport",
     "TokenGrid",
     "VerifyReport",
     "check_clip_table",
+    "class_name",
     "collect_garbage",
     "committed_file",
     "compact",
@@ -110,6 +117,7 @@ __getattr__ = lazy_names(
         "named": "named_class",
         "progress": "Progress warn",
         "project": "Project load_project write_project",
+        "protocols": "CLASS_GROUPS CLASS_NAMES OWN_VALIDATION PROTOCOLS Protocol class_name",
         "selection": "ClipSelection",
         "spec": "FeatureSpec",
         "store": "FeatureCache open_cache",

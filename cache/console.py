@@ -33,14 +33,19 @@ DatasetOption = Annotated[str | None, typer.Option("--dataset", help="Data set; 
 RootOption = Annotated[Path | None, typer.Option("--root", help="Folder of the data set.")]
 FormatOption = Annotated[str | None, typer.Option("--format", help="hdf5 or zarr, for a cache that is made new.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-ProtocolOption = Annotated[str | None, typer.Option("--protocol", help="Name under which the clip table is kept.")]
+ProtocolOption = Annotated[
+    str | None, typer.Option("--protocol", help="Split of the data set, or a name to keep a clip table under.")
+]
 
 
 def project_with(**given: Any) -> Project:
     """The project file's settings, with the flags that were given in their place."""
     from mgcli.cache.project import load_project  # only now: --help stays light
 
-    return replace(load_project(), **{key: value for key, value in given.items() if value is not None})
+    project = load_project()
+    if given.get("dataset") not in (None, project.dataset):
+        project = replace(project, protocol="", options={})  # those of another data set
+    return replace(project, **{key: value for key, value in given.items() if value is not None})
 
 
 def open_project_cache(path: Path | None) -> FeatureCache:

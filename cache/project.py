@@ -15,7 +15,7 @@ from mgcli.cache.place import as_place, is_remote
 
 PROJECT_FILE = "mgcli.toml"
 _KNOWN_KEYS: dict[str, set[str] | None] = {
-    "data": {"dataset", "root", "clips", "protocol"},
+    "data": {"dataset", "root", "clips", "protocol", "options"},
     "cache": {"path", "format"},
     "runs": {"path"},
     "weights": {"path"},
@@ -30,7 +30,8 @@ class Project:
     dataset: str = "table"
     root: Path = Path()  # of the data set
     clips: Path | None = None  # clip table, for the data set `table`
-    protocol: str = "table"
+    protocol: str = ""  # empty: the data set's usual one
+    options: dict[str, Any] = field(default_factory=dict)  # of the data set
     cache: Path = Path("features")
     format: str = "hdf5"  # of the cache: hdf5 or zarr
     runs: Path = Path("runs")
@@ -62,17 +63,17 @@ def write_project(project: Project, folder: Path, *, overwrite: bool = False) ->
     if path.exists() and not overwrite:
         raise ProjectError(f"{path} exists; edit it, or replace it with --overwrite")
     clips = f"clips = {_toml(project.clips)}\n" if project.clips else ""
+    options = f"\n[data.options]\n{_toml_lines(project.options)}" if project.options else ""
     cache = str(project.cache) if is_remote(project.cache) else project.cache
     text = (
         "# Project file of mgcli. Paths start at this folder; flags of a command override what stands here.\n\n"
         f"[data]\ndataset = {_toml(project.dataset)}\nroot = {_toml(project.root)}\n{clips}"
-        f"protocol = {_toml(project.protocol)}\n\n"
+        f"protocol = {_toml(project.protocol)}\n{options}\n"
         f"[cache]\npath = {_toml(cache)}\nformat = {_toml(project.format)}\n\n"
         f"[runs]\npath = {_toml(project.runs)}\n\n[weights]\npath = {_toml(project.weights)}\n"
     )
-    for modality, options in project.extract.items():
-        lines = "".join(f"{key} = {_toml(value)}\n" for key, value in options.items())
-        text += f"\n[extract.{modality}]\n{lines}"
+    for modality, of_it in project.extract.items():
+        text += f"\n[extract.{modality}]\n{_toml_lines(of_it)}"
     with writing(path), committed_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
@@ -98,7 +99,8 @@ def _read_project(path: Path) -> Project:
         dataset=data.get("dataset", "table"),
         root=base / data.get("root", "."),
         clips=base / data["clips"] if "clips" in data else None,
-        protocol=data.get("protocol", data.get("dataset", "table")),
+        protocol=data.get("protocol", ""),
+        options=data.get("options", {}),
         cache=_place(base, cache.get("path", "features")),
         format=cache.get("format", "hdf5"),
         runs=base / content.get("runs", {}).get("path", "runs"),
@@ -116,6 +118,10 @@ def _place(base: Path, path: str) -> Path:
 def _near(word: str, known: Any) -> str:
     near = get_close_matches(word, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
+
+
+def _toml_lines(values: dict[str, Any]) -> str:
+    return "".join(f"{key} = {_toml(value)}\n" for key, value in values.items())
 
 
 def _toml(value: Any) -> str:

@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     )
     from mgcli.extract.bench import BenchReport, bench_backbone
     from mgcli.extract.catalogue import describe_backbones, describe_datasets, describe_weights, weights_are_here
-    from mgcli.extract.dataset import DATASETS, DatasetError, DatasetProtocol, load_dataset, load_project_clips
+    from mgcli.extract.dataset import (
+        DATASETS,
+        DatasetError,
+        DatasetProtocol,
+        choose_protocol,
+        load_dataset,
+        load_project_clips,
+    )
     from mgcli.extract.dataset_demo import DEMO_POSE_SETTINGS, DemoConfig, make_demo, pose_labels
     from mgcli.extract.explain import explain_extraction
     from mgcli.extract.face import Face, FaceDetector, FaceError, align_face, read_faces
@@ -68,6 +75,7 @@ __all__ = [
     "align_face",
     "backbone_class",
     "bench_backbone",
+    "choose_protocol",
     "create_backbone",
     "decode_frames",
     "describe_backbones",
@@ -98,7 +106,7 @@ __getattr__ = lazy_names(
         "backbone": "BACKBONES MODALITIES Backbone BackboneError Modality Prepared backbone_class create_backbone",
         "bench": "BenchReport bench_backbone",
         "catalogue": "describe_backbones describe_datasets describe_weights weights_are_here",
-        "dataset": "DATASETS DatasetError DatasetProtocol load_dataset load_project_clips",
+        "dataset": "DATASETS DatasetError DatasetProtocol choose_protocol load_dataset load_project_clips",
         "dataset_demo": "DEMO_POSE_SETTINGS DemoConfig make_demo pose_labels",
         "face": "Face FaceDetector FaceError align_face read_faces",
         "explain": "explain_extraction",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,6 +70,9 @@ def init(
         str | None,
         typer.Option(help="Of MViTv2-S, a file; or random:SEED, of SwinFace too; kept in mgcli.toml."),
     ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE, an option of the data set; kept in mgcli.toml.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing mgcli.toml.")] = False,
 ) -> None:
     """Check the data and write mgcli.toml into this folder."""
@@ -76,14 +80,15 @@ def init(
     from mgcli.extract import load_project_clips
 
     given: dict[str, Any] = {"clips": clips, "cache": cache, "format": cache_format}
+    given["options"] = key_values(option, "--option") or None
     given = {key: value for key, value in given.items() if value is not None}
     if weights is not None:
         weights = str(Path(weights).resolve()) if Path(weights).is_file() else weights
         filled = ("video", "context", "face") if weights.startswith("random:") else ("video", "context")
         given["extract"] = {modality: {"weights": weights} for modality in filled}
-    project = Project(dataset=dataset, root=root, protocol=protocol or dataset, **given)
-    table = load_project_clips(project)
-    path = write_project(project, Path.cwd(), overwrite=overwrite)
+    project = Project(dataset=dataset, root=root, protocol=protocol or "", **given)
+    table, protocol = load_project_clips(project)
+    path = write_project(replace(project, protocol=protocol), Path.cwd(), overwrite=overwrite)
     typer.echo(describe_clips(table))
     typer.echo(f"wrote {path}; next: mgcli extract --modality video")
 
@@ -118,7 +123,7 @@ def extract(
 
     project = project_with(dataset=dataset, root=root, clips=clips, cache=cache, format=cache_format, protocol=protocol)
     asked_for = _asked_for(project, modality, backbone, tokens, weights, sampling, option)
-    table = load_project_clips(project)
+    table, protocol = load_project_clips(project)
     report = extract_modalities(
         make_project_cache(project),
         table,
@@ -130,7 +135,7 @@ def extract(
         workers=workers,
         device=device,
         task=task,
-        protocol=project.protocol,
+        protocol=protocol,
         weights_dir=project.weights,
         download=download,
     )
@@ -166,11 +171,12 @@ def backbone_train(
             f"--modality {modality!r}: only pose is trained here; the other backbones are published"
         )
     project = project_with(dataset=dataset, root=root, clips=clips, protocol=protocol)
+    table, protocol = load_project_clips(project)
     report = train_pose_backbone(
-        load_project_clips(project),
+        table,
         task=task,
         settings=key_values(option, "--option"),
-        protocol=project.protocol,
+        protocol=protocol,
         weights_dir=project.weights,
         precision=precision,
         device=device,
@@ -276,15 +282,17 @@ def cache_explain(
     from mgcli.extract import explain_extraction, load_project_clips
 
     project = project_with(dataset=dataset, root=root, clips=clips, cache=cache, protocol=protocol)
+    opened = open_project_cache(project.cache)
+    table, protocol = load_project_clips(project)
     explanations = explain_extraction(
-        open_project_cache(project.cache),
-        load_project_clips(project),
+        opened,
+        table,
         clip_id,
         modality,
         **_asked_for(project, modality, backbone, tokens, weights, sampling, option),
         precision=precision,
         store_dtype=store_dtype,
-        protocol=project.protocol,
+        protocol=protocol,
         weights_dir=project.weights,
     )
     if as_json:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,10 +27,12 @@ class DatasetError(MgcliError):
 class DatasetProtocol(ABC):
     """A data set read by one protocol: it decides once which clips there are, whose, and in which split.
 
-    A subclass takes the data set's root and its own options as keywords.
+    A subclass takes the data set's root and its own options as keywords; one that offers several protocols takes
+    `protocol` among them.
     """
 
     name: ClassVar[str]
+    protocols: ClassVar[tuple[str, ...]] = ()  # names it offers, the usual one first; empty: any name, it is a label
 
     @abstractmethod
     def __init__(self, root: Path) -> None:
@@ -43,32 +47,66 @@ class DatasetProtocol(ABC):
         """
 
 
-def load_dataset(name: str, root: str | Path, **options: Any) -> pd.DataFrame:
+def load_dataset(name: str, root: str | Path, *, protocol: str | None = None, **options: Any) -> pd.DataFrame:
     """The clip table of a data set.
 
     Args:
         name: of the table of data sets, or `package.module:Class` for a user's own.
         root: its folder (for `table`, the CSV file itself or its folder).
+        protocol: which of the data set's protocols; by default its usual one.
         options: of this data set, such as seed=1.
 
     Raises:
-        DatasetError: unknown name or option.
+        DatasetError: unknown name, protocol or option.
         MgcliError: its data are not as they should be.
     """
-    kind = named_class(
-        name, DATASETS, DatasetProtocol, what="data set", listing=", ".join(DATASETS), error=DatasetError
-    )
+    kind = dataset_class(name)
+    if kind.protocols:
+        options["protocol"] = choose_protocol(name, protocol)
     known = set(inspect.signature(kind.__init__).parameters) - {"self", "root"}
     for option in options:
         if option not in known:
+            takes = ", ".join(sorted(known - {"protocol"})) or "none"
             raise DatasetError(
-                f"data set {kind.name!r} has no option {option!r}; it takes: {', '.join(sorted(known)) or 'none'}"
+                f"data set {kind.name!r} has no option {option!r}{_near(option, known)}; it takes: {takes}"
             )
     return kind(Path(root), **options).clip_table()
 
 
-def load_project_clips(project: Project) -> pd.DataFrame:
-    """The clip table of a project's data set; the errors are those of `load_dataset`."""
-    if project.dataset == "table":
-        return load_dataset("table", project.clips or project.root)
-    return load_dataset(project.dataset, project.root)
+def dataset_class(name: str) -> type[DatasetProtocol]:
+    """The class of a data set.
+
+    Raises:
+        DatasetError: unknown name.
+    """
+    return named_class(
+        name, DATASETS, DatasetProtocol, what="data set", listing=", ".join(DATASETS), error=DatasetError
+    )
+
+
+def choose_protocol(name: str, protocol: str | None) -> str:
+    """The protocol of a data set: the one asked for, else its usual one.
+
+    Raises:
+        DatasetError: the data set does not offer it.
+    """
+    offered = dataset_class(name).protocols
+    if not offered:
+        return protocol or name
+    if protocol is not None and protocol not in offered:
+        raise DatasetError(
+            f"data set {name!r} has no protocol {protocol!r}{_near(protocol, offered)}; it offers: {', '.join(offered)}"
+        )
+    return protocol or offered[0]
+
+
+def load_project_clips(project: Project) -> tuple[pd.DataFrame, str]:
+    """The clip table of a project's data set, and the protocol it follows; the errors are those of `load_dataset`."""
+    protocol = choose_protocol(project.dataset, project.protocol or None)
+    root = project.clips or project.root if project.dataset == "table" else project.root
+    return load_dataset(project.dataset, root, protocol=protocol, **project.options), protocol
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    near = get_close_matches(word, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""

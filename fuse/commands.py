@@ -134,4 +134,4 @@ def _training_clips(cache: FeatureCache, project: Project, clips: Path | None, p
 
     if clips is not None:
         return read_clip_table(clips)
-    return cache.read_clips(protocol or (project.protocol if project.file else None))
+    return cache.read_clips(protocol or project.protocol or None)

@@ -74,7 +74,11 @@ def test_table_is_a_file_or_the_folder_around_it(tmp_path: Path) -> None:
         ("fodler", {}, "did you mean 'folder'"),
         ("nowhere:Class", {}, "package.module:Class"),
         ("tiny_backbones:NotABackbone", {}, "not a subclass"),
-        ("folder", {"pattern": "x"}, "no option 'pattern'; it takes: fractions, seed, subject_pattern"),
+        (
+            "folder",
+            {"pattern": "x"},
+            "no option 'pattern' .did you mean 'subject_pattern'..; it takes: fractions, seed, subject_pattern",
+        ),
         ("folder", {"subject_pattern": "s[0-9]+"}, "needs a group"),
         ("folder", {"subject_pattern": "(s"}, "no regular expression"),
         ("folder", {"subject_pattern": "(x)_"}, "finds no subject in"),
