@@ -20,7 +20,7 @@ from zarr.abc.store import Store
 from zarr.core.buffer import cpu
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
-from mgcli.cache.durable import committed_file, sync, sync_all
+from mgcli.cache.durable import blocks, committed_file, start_flush, sync, sync_all
 from mgcli.cache.errors import CacheError
 from mgcli.cache.part import Part, RawTokens
 from mgcli.cache.place import fetch, fetch_ranges, is_file, is_remote, objects_below, remove_tree, upload
@@ -226,7 +226,9 @@ def _write_tokens(path: Path, group: zarr.Group, tokens: np.ndarray) -> Path:
     shard.parent.mkdir(parents=True)
     chunk_bytes = chunk_rows * dim * tokens.itemsize
     with shard.open("xb") as file:
-        file.write(np.ascontiguousarray(tokens, tokens.dtype.newbyteorder("<")).data)
+        for rows in blocks(tokens):
+            file.write(np.ascontiguousarray(tokens[rows], tokens.dtype.newbyteorder("<")).data)
+            start_flush(file.fileno())
         file.write(bytes(num_chunks * chunk_bytes - tokens.nbytes))  # the last chunk is filled up with zeros
         index = _shard_index(num_chunks, chunk_bytes)
         file.write(index)
