@@ -26,6 +26,7 @@ from mgcli.cache.part import PART_FORMATS
 from mgcli.cache.reader import aligned_empty
 from mgcli.cache.spec import FeatureSpec
 from mgcli.cache.store import open_cache
+from mgcli.cache.writer import FeatureWriter
 
 BATCH_CLIPS = 64
 CLIP_ROWS = (393, 8)  # tokens a clip: MViTv2-S `full`, and about its `time`
@@ -242,12 +243,13 @@ def _writers(
 
     writers: dict[str, Callable[[np.ndarray], float]] = {"plain": write_plain}
     for format, features in sets.items():
+        writer = features.writer(part_bytes=1 << 62)  # one for all parts, as an extraction has
 
-        def write_part(_: np.ndarray, features: FeatureSet = features) -> float:
+        def write_part(_: np.ndarray, features: FeatureSet = features, writer: FeatureWriter = writer) -> float:
             def write() -> None:
-                with features.writer(part_bytes=1 << 62) as writer:
-                    for i, clip in enumerate(clips):
-                        writer.add(f"new {i}", clip)
+                for i, clip in enumerate(clips):
+                    writer.add(f"new {i}", clip)
+                writer.commit()
 
             seconds = _timed(write)
             features.parts()[-1].remove()

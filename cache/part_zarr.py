@@ -17,7 +17,7 @@ import google_crc32c
 import numpy as np
 import zarr
 from zarr.abc.store import Store
-from zarr.core.buffer import cpu
+from zarr.core.buffer import Buffer, cpu
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
 from mgcli.cache.durable import blocks, committed_file, start_flush, sync, sync_all
@@ -59,13 +59,18 @@ class ZarrPart(Part):
                 upload({_COMMIT_FILE: last}, path)
             return
         path.mkdir()
-        group = zarr.create_group(LocalStore(path), zarr_format=3, attributes=attributes)
+        objects: dict[str, Buffer] = {}  # zarr makes them in memory: its own way to files hops between threads
+        group = zarr.create_group(MemoryStore(objects), zarr_format=3, attributes=attributes)
         with ThreadPoolExecutor(1) as pool:
             shard = _write_tokens(path, group, arrays["tokens"])
-            flushed = pool.submit(sync, shard)  # while zarr writes the others
+            flushed = pool.submit(sync, shard)  # while the others are made
             for name, array in arrays.items():
                 if name != "tokens":
                     _write_array(group, name, array)
+            for name, content in objects.items():
+                file = path / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(content.to_bytes())
             flushed.result()
         sync_all([each for each in (path, *path.rglob("*")) if each != shard])
         with committed_file(path / _COMMIT_FILE) as temporary:
