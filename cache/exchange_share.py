@@ -28,12 +28,12 @@ import google_crc32c
 import h5py
 import numpy as np
 
-from mgcli.cache.copying import EntryKey
 from mgcli.cache.errors import CacheError
 from mgcli.cache.exchange import Export
 from mgcli.cache.part import ClipTokens, array_checksum, from_stored
 from mgcli.cache.shared_tables import SharedTable, parse_clip_table
 from mgcli.cache.spec import FORMAT_VERSION, FeatureSpec
+from mgcli.cache.stored_entries import EntryKey
 
 SHARE_VERSION = 1
 _BLOCK_BYTES = 512
@@ -218,10 +218,11 @@ class Share:
                     name: array[self._offset[i] - start : self._offset[i + 1] - start] for name, array in rows.items()
                 }
                 tokens = own.pop("tokens")
-                if array_checksum(tokens) != self._checksums[i] or _checksum_beside(own) != self._beside[i]:
+                crc32c = array_checksum(tokens)
+                if crc32c != self._checksums[i] or _checksum_beside(own) != self._beside[i]:
                     raise _damaged(self.path, f"clip {self.keys[i][0]!r} does not match its checksum")
                 aux = {name.removeprefix("aux/"): array for name, array in own.items() if name.startswith("aux/")}
-                yield ClipTokens(*self.keys[i], tokens, own["time_s"], own["valid"], aux)
+                yield ClipTokens(*self.keys[i], tokens, own["time_s"], own["valid"], aux, crc32c)
             first = last
 
     def tables(self) -> list[SharedTable]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import pandas as pd
 
-from mgcli.cache.copying import EntryKey, entry_lengths, read_entries
 from mgcli.cache.durable import TEMPORARY_PREFIX, committed_file, sync, writing
 from mgcli.cache.errors import CacheError
 from mgcli.cache.exchange import FORMS, Export, named_function
@@ -24,6 +23,7 @@ from mgcli.cache.place import is_remote
 from mgcli.cache.progress import Progress
 from mgcli.cache.shared_tables import provenance_to_share, tables_to_share
 from mgcli.cache.store import FeatureCache
+from mgcli.cache.stored_entries import EntryKey, entry_lengths, read_entries
 
 _SUFFIXES = {"npz": (".npz",), "hdf5": (".h5", ".hdf5"), "safetensors": (".safetensors",)}
 _SUFFIXES["share"] = _SUFFIXES["hdf5"]

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mgcli.cache.copying import entry_lengths, read_entries
 from mgcli.cache.errors import CacheError
 from mgcli.cache.exchange_share import Share, entry_checksums, open_share
 from mgcli.cache.feature_set import FeatureSet
@@ -14,6 +13,7 @@ from mgcli.cache.part import from_stored
 from mgcli.cache.progress import Progress
 from mgcli.cache.shared_tables import keep_shared_tables
 from mgcli.cache.store import FeatureCache
+from mgcli.cache.stored_entries import entry_lengths, read_entries
 
 _MOST_NAMED = 5
 

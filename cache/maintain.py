@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from mgcli.cache.copying import companion_kinds, plan_lots, read_lot
-from mgcli.cache.durable import TEMPORARY_PREFIX, reading, writing
+from mgcli.cache.durable import TEMPORARY_PREFIX, free_bytes, reading, writing
 from mgcli.cache.errors import CacheError
 from mgcli.cache.feature_set import SPEC_FILE, FeatureSet
 from mgcli.cache.part import open_part, pack_clips, part_class, part_name, part_number
 from mgcli.cache.place import children, is_file, is_remote, remove_tree, tree_state
 from mgcli.cache.store import CLIPS_FOLDER, FeatureCache
+from mgcli.cache.stored_entries import companion_kinds, plan_lots, read_lot
 
 PART_BYTES = 256 << 20  # of a compacted part
 GARBAGE_AGE_S = 24 * 3600.0  # a writer that has been silent for so long is dead
@@ -98,8 +97,12 @@ def compact(
     if in_order and len(old) <= len(lots) and {part.format for part in old} <= {features.format}:
         return CompactReport(features.name, len(winners), len(old), len(old), 0)
     tokens_bytes = int(index.entries["count"][entries].sum()) * features.spec.dim * reader.dtype.itemsize
-    if not is_remote(features.path):
-        _check_space(features.path, tokens_bytes)
+    free = free_bytes(features.path)
+    if free < tokens_bytes * 1.05:  # what stands beside the tokens takes space too
+        raise CacheError(
+            f"compacting {features.name} needs {tokens_bytes / 1e9:.1f} GB for the new parts before the old ones go, "
+            f"and {features.path} has {free / 1e9:.1f} GB free; make space first"
+        )
     # The new parts take the lowest number, so that they come before every part that others write meanwhile:
     # they hold what counts, and stay what counts.
     number = min(part.number for part in old)
@@ -179,12 +182,3 @@ def remove_feature_set(cache: FeatureCache, name: str) -> Path:
             doomed = folder.rename(cache.path / f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}-{folder.name}")
             remove_tree(doomed)
     return folder
-
-
-def _check_space(folder: Path, num_bytes: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < num_bytes * 1.05:
-        raise CacheError(
-            f"compacting {folder.name} needs {num_bytes / 1e9:.1f} GB for the new parts before the old ones go, and "
-            f"{folder} has {free / 1e9:.1f} GB free; make space first"
-        )

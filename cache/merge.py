@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from mgcli.cache.copying import plan_lots, read_lot
 from mgcli.cache.errors import CacheError
 from mgcli.cache.feature_set import FeatureSet
 from mgcli.cache.place import modified_ns
 from mgcli.cache.store import FeatureCache
+from mgcli.cache.stored_entries import plan_lots, read_lot
 
 _PART_BYTES = 64 << 20
 

@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from mgcli.cache.durable import committed_file
+from mgcli.cache.durable import blocks, committed_file, start_flush
 from mgcli.cache.part import Part, RawTokens
 
 _LAYOUT: dict[str, Any] = {
@@ -41,7 +41,10 @@ class Hdf5Part(Part):
                     file.attrs[key] = json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
                 for name, array in arrays.items():
                     dtype = h5py.string_dtype() if array.dtype == object else array.dtype
-                    file.create_dataset(name, data=array, dtype=dtype, track_times=False)
+                    dataset = file.create_dataset(name, array.shape, dtype, track_times=False)
+                    for rows in blocks(array):
+                        dataset[rows] = array[rows]
+                        start_flush(file.id.get_vfd_handle())
         except (OSError, RuntimeError) as error:  # HDF5 names the system's fault in its text only
             found = re.search(r"errno = (\d+)", str(error))
             if found is None:

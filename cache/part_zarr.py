@@ -17,10 +17,10 @@ import google_crc32c
 import numpy as np
 import zarr
 from zarr.abc.store import Store
-from zarr.core.buffer import cpu
+from zarr.core.buffer import Buffer, cpu
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
-from mgcli.cache.durable import committed_file, sync, sync_all
+from mgcli.cache.durable import blocks, committed_file, start_flush, sync, sync_all
 from mgcli.cache.errors import CacheError
 from mgcli.cache.part import Part, RawTokens
 from mgcli.cache.place import fetch, fetch_ranges, is_file, is_remote, objects_below, remove_tree, upload
@@ -59,13 +59,18 @@ class ZarrPart(Part):
                 upload({_COMMIT_FILE: last}, path)
             return
         path.mkdir()
-        group = zarr.create_group(LocalStore(path), zarr_format=3, attributes=attributes)
+        objects: dict[str, Buffer] = {}  # zarr makes them in memory: its own way to files hops between threads
+        group = zarr.create_group(MemoryStore(objects), zarr_format=3, attributes=attributes)
         with ThreadPoolExecutor(1) as pool:
             shard = _write_tokens(path, group, arrays["tokens"])
-            flushed = pool.submit(sync, shard)  # while zarr writes the others
+            flushed = pool.submit(sync, shard)  # while the others are made
             for name, array in arrays.items():
                 if name != "tokens":
                     _write_array(group, name, array)
+            for name, content in objects.items():
+                file = path / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(content.to_bytes())
             flushed.result()
         sync_all([each for each in (path, *path.rglob("*")) if each != shard])
         with committed_file(path / _COMMIT_FILE) as temporary:
@@ -226,7 +231,9 @@ def _write_tokens(path: Path, group: zarr.Group, tokens: np.ndarray) -> Path:
     shard.parent.mkdir(parents=True)
     chunk_bytes = chunk_rows * dim * tokens.itemsize
     with shard.open("xb") as file:
-        file.write(np.ascontiguousarray(tokens, tokens.dtype.newbyteorder("<")).data)
+        for rows in blocks(tokens):
+            file.write(np.ascontiguousarray(tokens[rows], tokens.dtype.newbyteorder("<")).data)
+            start_flush(file.fileno())
         file.write(bytes(num_chunks * chunk_bytes - tokens.nbytes))  # the last chunk is filled up with zeros
         index = _shard_index(num_chunks, chunk_bytes)
         file.write(index)

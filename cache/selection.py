@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _BULK_BYTES = 64 << 20  # from here on the reader's copies in order of place are at least as fast
 _NEAR_AMONG = 10_000  # ids that are searched for a near name
+_FLOAT32 = np.dtype(np.float32)
 _ATTEMPTS = 5  # at parts that other processes compact while we read
 
 
@@ -91,19 +92,18 @@ class ClipSelection:
                 return reader.to_floats(view), offsets
         widened = reader.spec.dtype == "bfloat16"
         shape = (int(offsets[-1]), reader.spec.dim)
-        if out is None or widened:
-            stored = aligned_empty(shape, reader.dtype)
-        else:
-            _check_buffer(out, shape, reader.dtype)
-            stored = out
+        if out is not None:
+            _check_buffer(out, shape, _FLOAT32 if widened else reader.dtype)
+        stored = aligned_empty(shape, reader.dtype) if out is None or widened else out
         if self._uniform and stored.nbytes < _BULK_BYTES and self._map(rows):
             clips, first = self._lattice
-            clips.take(first if rows is None else first[rows], 0, stored.reshape(-1, clips.shape[1]), "clip")
+            clips.take(first if rows is None else first.take(rows), 0, stored.reshape(-1, clips.shape[1]), "clip")
         else:
             reader.gather(self._chosen(rows), stored, threads)
-        if out is None or not widened:
+        if not widened:
+            return stored, offsets
+        if out is None:
             return reader.to_floats(stored), offsets
-        _check_buffer(out, shape, np.dtype(np.float32))
         out[...] = reader.to_floats(stored)
         return out, offsets
 
@@ -118,11 +118,8 @@ class ClipSelection:
         """Map the parts of these clips; whether all of them are mapped now."""
         if self._all_mapped:
             return True
-        parts = self._parts if rows is None else self._parts[rows]
-        if self._reader.space.mapped[parts].all():
-            return True
-        mapped = bool(self._reader.map(parts).all())
-        self._all_mapped = mapped and bool(self._reader.space.mapped[np.unique(self._parts)].all())
+        mapped = bool(self._reader.map(self._parts if rows is None else self._parts[rows]).all())
+        self._all_mapped = mapped and bool(self._reader.space.mapped[self._own_parts].all())
         return mapped
 
     def _view_in_place(self, rows: np.ndarray | None) -> np.ndarray | None:
@@ -141,7 +138,7 @@ class ClipSelection:
 
     def _look_up_again(self) -> None:
         self._features.refresh()
-        for name in ("_place", "_uniform", "_lattice"):
+        for name in ("_place", "_uniform", "_own_parts", "_lattice"):
             self.__dict__.pop(name, None)
         self._look_up()
 
@@ -166,6 +163,11 @@ class ClipSelection:
             return 0
         count = int(self._counts[0])
         return count if (self._place % count == 0).all() else 0
+
+    @cached_property
+    def _own_parts(self) -> np.ndarray:
+        """(p,) the parts that hold these clips."""
+        return np.flatnonzero(np.bincount(self._parts))
 
     @cached_property
     def _lattice(self) -> tuple[np.ndarray, np.ndarray]:

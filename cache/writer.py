@@ -11,7 +11,16 @@ from types import TracebackType
 import numpy as np
 
 from mgcli.cache.durable import expect_room, writing
-from mgcli.cache.part import STORED_NUMPY_DTYPES, ClipTokens, Part, pack_clips, part_name, part_number, to_stored
+from mgcli.cache.part import (
+    STORED_NUMPY_DTYPES,
+    ClipTokens,
+    Part,
+    array_checksum,
+    pack_clips,
+    part_name,
+    part_number,
+    to_stored,
+)
 from mgcli.cache.place import children, make_folder
 from mgcli.cache.spec import FeatureSpec
 
@@ -84,18 +93,17 @@ class FeatureWriter:
             raise ValueError(f"clip {clip_id!r}: tokens of shape {tokens.shape}; expected (N, {self._spec.dim})")
         num = len(tokens)
         stored = to_stored(tokens, self._spec.dtype, clip_id)
-        usual_time_s, usual_valid = _usual_companions(num)
-        own_time_s = usual_time_s if time_s is None else np.array(time_s, np.float32)
-        own_valid = usual_valid if valid is None else np.array(valid, bool)
-        own_aux = {name: np.array(array) for name, array in aux.items()} if aux else {}
-        for name, array in (("time_s", own_time_s), ("valid", own_valid), *own_aux.items()):
-            if len(array) != num:
-                raise ValueError(f"clip {clip_id!r}: {name} has {len(array)} entries for {num} tokens")
-        self._take((clip_id, int(source, 16), view), stored, own_time_s, own_valid, own_aux)
+        own_time_s, own_valid = _usual_companions(num)
+        if time_s is not None:
+            own_time_s = _beside(clip_id, "time_s", np.array(time_s, np.float32), num)
+        if valid is not None:
+            own_valid = _beside(clip_id, "valid", np.array(valid, bool), num)
+        own_aux = {name: _beside(clip_id, name, np.array(array), num) for name, array in aux.items()} if aux else {}
+        self._take((clip_id, int(source, 16), view), stored, own_time_s, own_valid, own_aux, None)
 
     def add_stored(self, clip: ClipTokens) -> None:
         """Take one clip in the stored type, as another part holds it; its tokens are copied."""
-        self._take((clip.clip_id, clip.source, clip.view), clip.tokens, clip.time_s, clip.valid, clip.aux)
+        self._take((clip.clip_id, clip.source, clip.view), clip.tokens, clip.time_s, clip.valid, clip.aux, clip.crc32c)
 
     def _take(
         self,
@@ -104,6 +112,7 @@ class FeatureWriter:
         time_s: np.ndarray,
         valid: np.ndarray,
         aux: dict[str, np.ndarray],
+        crc32c: int | None,
     ) -> None:
         if key in self._pending:
             self.commit()  # of entries with the same key the first one counts
@@ -113,7 +122,9 @@ class FeatureWriter:
         own = self._rows[self._num_rows : stop]
         own[...] = stored
         self._num_rows = stop
-        self._pending[key] = ClipTokens(*key, own, time_s, valid, aux)
+        if crc32c is None:
+            crc32c = array_checksum(own)  # now, while they are in the processor's cache
+        self._pending[key] = ClipTokens(*key, own, time_s, valid, aux, crc32c)
 
     def commit_if_due(self) -> None:
         """Commit when the part is full or enough time has passed; call it after every batch."""
@@ -161,6 +172,12 @@ class FeatureWriter:
         """The next number; two writers that choose the same one are told apart by the random digits."""
         numbers = [part_number(path.name) for path in children(self._folder)]
         return part_name(max(numbers, default=-1) + 1, self._part.suffix)
+
+
+def _beside(clip_id: str, name: str, array: np.ndarray, num_tokens: int) -> np.ndarray:
+    if len(array) != num_tokens:
+        raise ValueError(f"clip {clip_id!r}: {name} has {len(array)} entries for {num_tokens} tokens")
+    return array
 
 
 @lru_cache(256)

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pandas as pd
 import zarr
 from samples import make_spec, make_table
 
-from mgcli.cache import FeatureCache, FeatureSet, collect_garbage, compact, merge_cache, open_cache
+from mgcli.cache import FeatureCache, FeatureSet, collect_garbage, compact, merge_cache, open_cache, verify_cache
 
 DIM, NUM_CLIPS = 24, 18
 SPEC = make_spec(dim=DIM, dtype="float16")
@@ -69,6 +70,55 @@ def actions(path: Path | str, other: Path) -> dict[str, Callable[[], Any]]:
         "merge": lambda: merge_cache(open_cache(path), open_cache(other)),
         "gc": lambda: collect_garbage(open_cache(path), age_s=0.0),
     }
+
+
+def assert_kills_lose_nothing(
+    make_path: Callable[[int], Path | str],
+    format: str,
+    other: Path,
+    whole: dict[str, bytes],
+    kill: Callable[[Path | str, str, np.random.Generator], bool],
+    *,
+    kills: int,
+    kills_a_cache: int,
+    seed: int,
+) -> Counter[str]:
+    """Kill actions at random moments; after each one the cache is ok, and nothing committed is lost or changed.
+
+    Args:
+        make_path: number -> where to begin a new cache.
+        format: of these caches.
+        other: a cache to merge.
+        whole: what an undisturbed cache holds at the end.
+        kill: kills the named action on the cache at a path; whether it had not finished.
+        kills: in all.
+        kills_a_cache: then it is finished, compared with the undisturbed one, and a new one begun.
+        seed: of the actions and moments.
+
+    Returns:
+        Name of an action -> how often it was killed before it had finished.
+    """
+    rng = np.random.default_rng(seed)
+    hit: Counter[str] = Counter()
+    for start in range(0, kills, kills_a_cache):
+        path = make_path(start)
+        make_cache(path, format, range(3))
+        before = content(path)
+        for _ in range(min(kills_a_cache, kills - start)):
+            name = str(rng.choice(["write", "compact", "merge", "gc"], p=[0.4, 0.3, 0.2, 0.1]))
+            hit[name] += kill(path, name, rng)
+            after = content(path)
+            assert {clip_id: after.get(clip_id) for clip_id in before} == before, f"{name} lost or changed a clip"
+            assert after.items() <= whole.items()
+            report = verify_cache(open_cache(path))
+            assert report.ok, report.summary()
+            before = after
+        for action in actions(path, other).values():
+            action()
+        assert content(path) == whole
+        assert verify_cache(open_cache(path)).duplicates == []
+    print(f"{format} in {path}: killed in the middle of {dict(hit)}")
+    return hit
 
 
 def killed(action: Callable[[], Any], rehearsal: Callable[[], Any], share: float, *, by_line: bool) -> bool:

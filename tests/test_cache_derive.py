@@ -10,8 +10,8 @@ import pytest
 from samples import make_spec, make_tokens
 
 from mgcli.cache import CacheError, FeatureCache, FeatureSet, TokenGrid, derive_layout, verify_cache
-from mgcli.cache.copying import read_entries
 from mgcli.cache.derive import parse_grid
+from mgcli.cache.stored_entries import read_entries
 
 GRID = TokenGrid(class_tokens=1, times=2, places=3, middle=0.75)
 

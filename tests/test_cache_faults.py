@@ -13,48 +13,48 @@ from pathlib import Path
 import fault_actions
 import numpy as np
 import pytest
-from fault_actions import DIM, NUM_CLIPS, SPEC, actions, content, everything, killed, make_cache
+from fault_actions import (
+    DIM,
+    NUM_CLIPS,
+    SPEC,
+    actions,
+    assert_kills_lose_nothing,
+    content,
+    everything,
+    killed,
+    make_cache,
+)
 from samples import FORMATS
 
 from mgcli.cache import CacheError, FeatureCache, collect_garbage, compact, open_cache, verify_cache
-
-KILLS_A_CACHE = 10  # then it is finished, compared with an undisturbed one, and a new one begun
 
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("kills", [20, pytest.param(250, marks=pytest.mark.faults)])
 def test_a_kill_at_any_moment_loses_nothing(tmp_path: Path, format: str, kills: int) -> None:
-    rng = np.random.default_rng(4)
-    other = tmp_path / "other"
+    other, undisturbed = tmp_path / "other", tmp_path / "undisturbed"
     make_cache(other, format, range(5, NUM_CLIPS, 2))
-    undisturbed = tmp_path / "undisturbed"
     make_cache(undisturbed, format, range(NUM_CLIPS))
-    whole = content(undisturbed)
-    hit: Counter[str] = Counter()
-    for start in range(0, kills, KILLS_A_CACHE):
-        path = tmp_path / f"cache{start}"
-        make_cache(path, format, range(3))
-        before = content(path)
-        for _ in range(min(KILLS_A_CACHE, kills - start)):
-            name = str(rng.choice(["write", "compact", "merge", "gc"], p=[0.4, 0.3, 0.2, 0.1]))
-            copy = tmp_path / "copy"
-            shutil.copytree(path, copy)
-            rehearsal = actions(copy, other)[name]
-            hit[name] += killed(actions(path, other)[name], rehearsal, rng.uniform(), by_line=bool(rng.integers(2)))
-            shutil.rmtree(copy)
-            after = content(path)
-            assert {clip_id: after.get(clip_id) for clip_id in before} == before, f"{name} lost or changed a clip"
-            assert after.items() <= whole.items()
-            report = verify_cache(open_cache(path))
-            assert report.ok, report.summary()
-            before = after
-        for action in actions(path, other).values():
-            action()
-        assert content(path) == whole
-        assert verify_cache(open_cache(path)).duplicates == []
-        assert not list(path.rglob(".tmp-*"))
-        shutil.rmtree(path)
-    print(f"{format}: killed in the middle of {dict(hit)}")
+
+    def kill(path: Path | str, name: str, rng: np.random.Generator) -> bool:
+        copy = tmp_path / "copy"
+        shutil.copytree(path, copy)
+        rehearsal = actions(copy, other)[name]
+        hit = killed(actions(path, other)[name], rehearsal, rng.uniform(), by_line=bool(rng.integers(2)))
+        shutil.rmtree(copy)
+        return hit
+
+    hit = assert_kills_lose_nothing(
+        lambda number: tmp_path / f"cache{number}",
+        format,
+        other,
+        content(undisturbed),
+        kill,
+        kills=kills,
+        kills_a_cache=10,
+        seed=4,
+    )
+    assert not list(tmp_path.glob("cache*/**/.tmp-*"))
     assert sum(hit.values()) > kills / 3  # those that are told by lines always hit
 
 

@@ -22,9 +22,10 @@ Arrays = dict[str, np.ndarray]
 
 def write_part(features: FeatureSet, change: Callable[[Arrays, dict[str, Any]], None]) -> None:
     """A part of two clips, spoilt by a writer that keeps its checksums right."""
+    tokens = {clip_id: make_tokens(clip_id) for clip_id in "ab"}
     clips = [
-        ClipTokens(clip_id, 0, 0, make_tokens(clip_id), np.zeros(3, np.float32), np.ones(3, bool), {})
-        for clip_id in "ab"
+        ClipTokens(clip_id, 0, 0, each, np.zeros(3, np.float32), np.ones(3, bool), {}, array_checksum(each))
+        for clip_id, each in tokens.items()
     ]
     arrays, attributes = pack_clips(clips, features.spec.fingerprint)
     change(arrays, attributes)

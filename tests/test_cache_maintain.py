@@ -97,7 +97,7 @@ def test_compact_makes_parts_of_the_chosen_size(cache: FeatureCache) -> None:
 
 
 def test_compact_bounds_the_clips_of_a_part(cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mgcli.cache.copying._LOT_CLIPS", 4)
+    monkeypatch.setattr("mgcli.cache.stored_entries._LOT_CLIPS", 4)
     features = cache.create_feature_set(make_spec())
     fill(features, [f"c{i}" for i in range(9)], clips_a_part=1)
     before = content(features)
@@ -170,7 +170,7 @@ def test_compact_says_when_space_is_short(cache: FeatureCache, monkeypatch: pyte
     features = cache.create_feature_set(make_spec())
     fill(features, ["a", "b"], clips_a_part=1)
     usage = type("Usage", (), {"free": 10})()
-    monkeypatch.setattr("mgcli.cache.maintain.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("mgcli.cache.durable.shutil.disk_usage", lambda _: usage)
     with pytest.raises(CacheError, match="make space first"):
         compact(features)
 

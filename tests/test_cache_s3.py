@@ -10,7 +10,6 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count
@@ -20,7 +19,7 @@ from typing import Any
 import fault_actions
 import numpy as np
 import pytest
-from fault_actions import NUM_CLIPS, SPEC, actions, content, make_cache, stopped_by_a_kill
+from fault_actions import NUM_CLIPS, SPEC, actions, assert_kills_lose_nothing, content, make_cache, stopped_by_a_kill
 from samples import make_spec, make_tokens
 
 from mgcli.cache import (
@@ -232,28 +231,16 @@ def test_the_command_line_takes_a_url(bucket: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kills", [2, pytest.param(24, marks=pytest.mark.faults)])
 def test_a_kill_at_any_moment_loses_nothing(bucket: str, tmp_path: Path, kills: int) -> None:
-    rng = np.random.default_rng(8)
     other = tmp_path / "other"
     make_cache(other, "zarr", range(5, NUM_CLIPS, 2))
     whole = content(make_cache(tmp_path / "whole", "zarr", range(NUM_CLIPS)).path)
-    hit: Counter[str] = Counter()
-    for start in range(0, kills, 6):
-        path = f"{bucket}/cache{start}"
-        make_cache(path, "zarr", range(3))
-        before = content(path)
-        for _ in range(min(6, kills - start)):
-            name = str(rng.choice(["write", "compact", "merge", "gc"], p=[0.4, 0.3, 0.2, 0.1]))
-            hit[name] += stopped_by_a_kill(actions(path, other)[name], float(rng.uniform(0.0, 2.0)))
-            after = content(path)
-            assert {clip_id: after.get(clip_id) for clip_id in before} == before, f"{name} lost or changed a clip"
-            assert after.items() <= whole.items()
-            report = verify_cache(open_cache(path))
-            assert report.ok, report.summary()
-            before = after
-        for action in actions(path, other).values():
-            action()
-        assert content(path) == whole
-    print(f"s3: killed in the middle of {dict(hit)}")
+
+    def kill(path: Path | str, name: str, rng: np.random.Generator) -> bool:
+        return stopped_by_a_kill(actions(path, other)[name], float(rng.uniform(0.0, 2.0)))
+
+    assert_kills_lose_nothing(
+        lambda number: f"{bucket}/cache{number}", "zarr", other, whole, kill, kills=kills, kills_a_cache=6, seed=8
+    )
 
 
 @pytest.mark.parametrize("flips", [8, pytest.param(200, marks=pytest.mark.faults)])

@@ -20,7 +20,7 @@ from mgcli.cache import (
     open_cache,
     verify_cache,
 )
-from mgcli.cache.copying import read_entries
+from mgcli.cache.stored_entries import read_entries
 
 ODD_IDS = ["with space", "ünïcode 微", "a/b\\c", "x" * 300, "-", "..", "c,omma"]
 

@@ -94,7 +94,8 @@ def read_lot(reader: EntryReader, entries: np.ndarray) -> list[ClipTokens]:
     clips = []
     for i, clip_id in enumerate(reader.index.clip_ids(entries)):
         rows = slice(int(stop[i] - columns["count"][i]), int(stop[i]))
-        if array_checksum(tokens[rows]) != columns["crc32c"][i]:
+        crc32c = array_checksum(tokens[rows])
+        if crc32c != columns["crc32c"][i]:
             part = reader.index.names[columns["part"][i]]
             raise CacheError(
                 f"clip {clip_id!r} in {part}: its tokens do not match their checksum; run mgcli cache verify, "
@@ -102,7 +103,7 @@ def read_lot(reader: EntryReader, entries: np.ndarray) -> list[ClipTokens]:
             )
         own_aux = {name: array[rows] for name, array in aux.items()}
         source, view = int(columns["source"][i]), int(columns["view"][i])
-        clips.append(ClipTokens(clip_id, source, view, tokens[rows], time_s[rows], valid[rows], own_aux))
+        clips.append(ClipTokens(clip_id, source, view, tokens[rows], time_s[rows], valid[rows], own_aux, crc32c))
     return clips
 
 
