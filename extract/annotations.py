@@ -23,6 +23,7 @@ Dropped = list[tuple[str, str]]  # clip, or file and line of a row, that is left
 _SEPARATORS = ",;\t|"
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
 _WHOLE = re.compile(r"-?[0-9]+(\.0+)?")
+_DECIMAL = re.compile(r"[0-9]+(\.[0-9]*)?")
 _T = TypeVar("_T")
 
 
@@ -79,14 +80,16 @@ def read_annotations(
     first_line, first = lines[0]
     separator = max(_SEPARATORS, key=first.count)
     separator = separator if separator in first else " "
-    names = [cell.lower() for cell in _cells(first, separator)]
+    order, width = dict(enumerate(columns)), len(columns)
     if needs_header or not any(char in "0123456789" for char in first):
-        order = _named_columns(names, columns, also, f"{path}, line {first_line}")
+        place = f"{path}, line {first_line}"
+        try:
+            names = [cell.lower() for cell in _cells(first, separator)]
+        except csv.Error as error:
+            raise FileError(f"{place}: not a row of cells ({error})") from None
+        order, width = _named_columns(names, columns, also, place), len(names)
         lines = lines[1:]
-    else:
-        order = dict(enumerate(columns))
-        names = list(columns)
-    rows = [_row(number, line, text, separator, order, len(names)) for number, (line, text) in enumerate(lines)]
+    rows = [_row(number, line, text, separator, order, width) for number, (line, text) in enumerate(lines)]
     if not rows:
         raise FileError(f"{path}, line {first_line}: holds a header and no rows")
     return AnnotationFile(path, rows, is_finished=text.endswith(("\n", "\r")))
@@ -127,6 +130,18 @@ def whole_number(row: Row, column: str) -> int:
     if not _WHOLE.fullmatch(text):
         raise RowError(f"{column} {text!r} is not a whole number")
     return int(text.partition(".")[0])
+
+
+def decimal_number(row: Row, column: str) -> float:
+    """A cell as a number from 0, written plainly.
+
+    Raises:
+        RowError: it is none.
+    """
+    text = row.cells[column]
+    if not _DECIMAL.fullmatch(text):
+        raise RowError(f"{column} {text!r} is not a number from 0")
+    return float(text)
 
 
 def frame_interval(row: Row, frames_per_s: float) -> tuple[int, int]:

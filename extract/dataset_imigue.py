@@ -59,7 +59,12 @@ class ImigueDataset(DatasetProtocol):
             subjects: CSV file with the columns video_id and subject_id, for the challenge's packages, which do not
                 say who is seen. A relative path starts at `root`, or else at the current folder.
             smg: folder of SMG, whose clips become training clips where its classes agree with iMiGUE's.
+
+        Raises:
+            DatasetError: an option names nothing that is there, or does not go with the protocol.
         """
+        if smg is not None and not split_of_videos(protocol, "gesture"):
+            raise DatasetError(f"option smg adds gesture clips; protocol {protocol} has no gestures")
         self.root = root
         self.protocol = protocol
         self.subjects_file = _given_path(root, subjects, "subjects")

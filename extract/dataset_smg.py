@@ -8,7 +8,6 @@ out. Facts: smg.
 
 from __future__ import annotations
 
-import math
 import re
 from collections import defaultdict
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from mgcli.extract.annotations import (
     FileError,
     Row,
     RowError,
+    decimal_number,
     frame_interval,
     parse_rows,
     read_annotations,
@@ -35,6 +35,7 @@ from mgcli.extract.dataset_validation import hold_back_subjects, validation_warn
 SMG_TRAIN_SUBJECTS = tuple(range(1, 36))
 SMG_TEST_SUBJECTS = tuple(range(36, 41))
 SMG_VALIDATION_SUBJECTS = (11, 16, 17, 21, 23, 29, 30)  # `draw_subjects` of the 35 gives them again
+MAX_FRAMES_PER_S = 240.0
 SMG_PROTOCOLS = (f"smg-gesture{OWN_VALIDATION}", "smg-gesture")
 
 _PACKAGES = re.compile(r"smg_(rgb|data|skeleton)|sample\d{4}$")
@@ -212,10 +213,7 @@ def _frames_per_s(path: Path) -> float:
 
 
 def _rate(row: Row) -> float:
-    try:
-        rate = float(row.cells["fps"])
-    except ValueError:
-        rate = math.nan
-    if not 1 <= rate <= 1000:  # also refuses what is no number
-        raise RowError(f"fps {row.cells['fps']!r} is no frame rate")
+    rate = decimal_number(row, "fps")
+    if not 1 <= rate <= MAX_FRAMES_PER_S:
+        raise RowError(f"fps {row.cells['fps']} is no frame rate")
     return rate
