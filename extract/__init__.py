@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         choose_protocol,
         load_dataset,
         load_project_clips,
+        table_notes,
     )
     from mgcli.extract.dataset_demo import DEMO_POSE_SETTINGS, DemoConfig, make_demo, pose_labels
     from mgcli.extract.explain import explain_extraction
@@ -95,6 +96,7 @@ __all__ = [
     "read_faces",
     "read_provenance",
     "read_skeleton",
+    "table_notes",
     "train_pose_backbone",
     "weights_are_here",
     "weights_folders",
@@ -106,7 +108,7 @@ __getattr__ = lazy_names(
         "backbone": "BACKBONES MODALITIES Backbone BackboneError Modality Prepared backbone_class create_backbone",
         "bench": "BenchReport bench_backbone",
         "catalogue": "describe_backbones describe_datasets describe_weights weights_are_here",
-        "dataset": "DATASETS DatasetError DatasetProtocol choose_protocol load_dataset load_project_clips",
+        "dataset": "DATASETS DatasetError DatasetProtocol choose_protocol load_dataset load_project_clips table_notes",
         "dataset_demo": "DEMO_POSE_SETTINGS DemoConfig make_demo pose_labels",
         "face": "Face FaceDetector FaceError align_face read_faces",
         "explain": "explain_extraction",

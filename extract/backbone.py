@@ -52,9 +52,9 @@ class Modality:
 
 
 MODALITIES: dict[str, Modality] = {
-    "video": Modality(backbone="mvit_v2_s", tokens="time", options={"sampling": "official"}),
+    "video": Modality(backbone="mvit_v2_s", tokens="time", options={"sampling": "official"}, task="gesture"),
     "context": Modality(backbone="mvit_v2_s", tokens="pooled", options={"sampling": "windows"}, task="emotion"),
-    "pose": Modality(backbone="agcn_two_stream"),
+    "pose": Modality(backbone="agcn_two_stream", task="gesture"),
     "face": Modality(backbone="swinface", tokens="expression", task="emotion"),
 }
 

@@ -28,6 +28,8 @@ from mgcli.cache.console import (
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from mgcli.cache import Project
 
 app = typer.Typer()
@@ -77,7 +79,6 @@ def init(
 ) -> None:
     """Check the data and write mgcli.toml into this folder."""
     from mgcli.cache import Project, describe_clips, write_project
-    from mgcli.extract import load_project_clips
 
     given: dict[str, Any] = {"clips": clips, "cache": cache, "format": cache_format}
     given["options"] = key_values(option, "--option") or None
@@ -87,7 +88,7 @@ def init(
         filled = ("video", "context", "face") if weights.startswith("random:") else ("video", "context")
         given["extract"] = {modality: {"weights": weights} for modality in filled}
     project = Project(dataset=dataset, root=root, protocol=protocol or "", **given)
-    table, protocol = load_project_clips(project)
+    table, protocol = _load_clips(project)
     path = write_project(replace(project, protocol=protocol), Path.cwd(), overwrite=overwrite)
     typer.echo(describe_clips(table))
     typer.echo(f"wrote {path}; next: mgcli extract --modality video")
@@ -105,7 +106,9 @@ def extract(
     sampling: SamplingOption = None,
     option: BackboneOptionsOption = None,
     store_dtype: StoreOption = None,
-    task: Annotated[str | None, typer.Option(help="Only clips with a label of this task: gesture or emotion.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Only clips of this task, gesture or emotion; default: the modality's.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Inputs a forward pass; default automatic.")] = None,
     workers: WorkersOption = None,
     device: DeviceOption = None,
@@ -119,11 +122,11 @@ def extract(
     as_json: JsonOption = False,
 ) -> None:
     """Run the frozen backbones over every clip and store their tokens."""
-    from mgcli.extract import extract_modalities, load_project_clips
+    from mgcli.extract import extract_modalities
 
     project = project_with(dataset=dataset, root=root, clips=clips, cache=cache, format=cache_format, protocol=protocol)
     asked_for = _asked_for(project, modality, backbone, tokens, weights, sampling, option)
-    table, protocol = load_project_clips(project)
+    table, protocol = _load_clips(project)
     report = extract_modalities(
         make_project_cache(project),
         table,
@@ -164,14 +167,14 @@ def backbone_train(
     as_json: JsonOption = False,
 ) -> None:
     """Train 2s-AGCN on the training split's skeletons; `extract --modality pose` then takes the checkpoint."""
-    from mgcli.extract import load_project_clips, train_pose_backbone
+    from mgcli.extract import train_pose_backbone
 
     if modality != "pose":
         raise typer.BadParameter(
             f"--modality {modality!r}: only pose is trained here; the other backbones are published"
         )
     project = project_with(dataset=dataset, root=root, clips=clips, protocol=protocol)
-    table, protocol = load_project_clips(project)
+    table, protocol = _load_clips(project)
     report = train_pose_backbone(
         table,
         task=task,
@@ -279,11 +282,11 @@ def cache_explain(
     as_json: JsonOption = False,
 ) -> None:
     """Say why an extraction with these settings would compute a clip, or pass over it."""
-    from mgcli.extract import explain_extraction, load_project_clips
+    from mgcli.extract import explain_extraction
 
     project = project_with(dataset=dataset, root=root, clips=clips, cache=cache, protocol=protocol)
     opened = open_project_cache(project.cache)
-    table, protocol = load_project_clips(project)
+    table, protocol = _load_clips(project)
     explanations = explain_extraction(
         opened,
         table,
@@ -340,6 +343,17 @@ def bench_extract(
         weights_dir=project_with().weights,
     )
     print_result(report.to_json(), report.summary(), as_json)
+
+
+def _load_clips(project: Project) -> tuple[pd.DataFrame, str]:
+    """The project's clip table and protocol; what its data set has to say of it goes to stderr."""
+    from mgcli.cache import warn
+    from mgcli.extract import load_project_clips, table_notes
+
+    table, protocol = load_project_clips(project)
+    for note in table_notes(table):
+        warn(note)
+    return table, protocol
 
 
 def _asked_for(

@@ -16,8 +16,12 @@ from mgcli.cache import MgcliError, Project, named_class
 DATASETS: dict[str, str] = {  # name -> where it is; imported when asked for
     "table": "mgcli.extract.dataset_table:TableDataset",
     "folder": "mgcli.extract.dataset_folder:FolderDataset",
+    "imigue": "mgcli.extract.dataset_imigue:ImigueDataset",
+    "smg": "mgcli.extract.dataset_smg:SmgDataset",
     "demo": "mgcli.extract.dataset_demo:DemoDataset",
 }
+
+_MOST_NAMED, _MOST_REASONS = 10, 50  # that are printed; `attrs` has all
 
 
 class DatasetError(MgcliError):
@@ -28,7 +32,7 @@ class DatasetProtocol(ABC):
     """A data set read by one protocol: it decides once which clips there are, whose, and in which split.
 
     A subclass takes the data set's root and its own options as keywords; one that offers several protocols takes
-    `protocol` among them.
+    `protocol` among them. What a user should know of the table goes where `table_notes` finds it.
     """
 
     name: ClassVar[str]
@@ -105,6 +109,25 @@ def load_project_clips(project: Project) -> tuple[pd.DataFrame, str]:
     protocol = choose_protocol(project.dataset, project.protocol or None)
     root = project.clips or project.root if project.dataset == "table" else project.root
     return load_dataset(project.dataset, root, protocol=protocol, **project.options), protocol
+
+
+def table_notes(table: pd.DataFrame) -> list[str]:
+    """What a data set says of its clip table, a line each: its warnings, and what it left out, by reason.
+
+    A data set leaves them in `table.attrs`: `warnings`, a list of sentences, and `dropped`, a list of (clip, or file
+    and line of a row, and the reason) of everything that is not in the table.
+    """
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in table.attrs.get("dropped", []):
+        by_reason.setdefault(reason, []).append(name)
+    lines = []
+    for reason, names in by_reason.items():
+        more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+        lines.append(f"{len(names)} left out: {reason}: {', '.join(names[:_MOST_NAMED])}{more}")
+    if len(lines) > _MOST_REASONS:
+        rest = len(lines) - _MOST_REASONS
+        lines[_MOST_REASONS:] = [f"and more left out, for {rest} other reasons"]
+    return [*table.attrs.get("warnings", []), *lines]
 
 
 def _near(word: str, known: Iterable[str]) -> str:

@@ -113,18 +113,28 @@ def clips_of(config: ModalityConfig, table: pd.DataFrame) -> pd.DataFrame:
     """The clips that a modality is extracted for.
 
     Raises:
-        ClipTableError: a task was asked for of which no clip has a label.
+        ClipTableError: a task was asked for of which the table has no clip.
     """
     if config.task is not None:
         if config.task not in TASKS:
             raise ClipTableError(f"unknown task {config.task!r}; known: {', '.join(TASKS)}")
-        labelled = table[table[config.task] != ""]
-        if labelled.empty:
+        of_task = _clips_of_task(table, config.task)
+        if of_task.empty:
             raise ClipTableError(f"no clip of the table has a label in its column {config.task!r}")
-        return labelled
-    task = config.usual.task
-    labelled = table[table[task] != ""] if task is not None else table
-    return table if labelled.empty else labelled
+        return of_task
+    of_task = table if config.usual.task is None else _clips_of_task(table, config.usual.task)
+    return table if of_task.empty else of_task
+
+
+def _clips_of_task(table: pd.DataFrame, task: str) -> pd.DataFrame:
+    """The clips with a label of the task, and those without any label that look like them.
+
+    Test clips may come without labels: an interval of a video among intervals, a whole video among whole videos.
+    """
+    labelled = table[task] != ""
+    is_interval = table["start_s"].notna() | table["start_frame"].notna()
+    unlabelled = (table[list(TASKS)] == "").all(axis=1) & is_interval.isin(is_interval[labelled].unique())
+    return table[labelled | unlabelled]
 
 
 def make_backbone(config: ModalityConfig, clips: pd.DataFrame, device: torch.device) -> Backbone:

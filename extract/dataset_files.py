@@ -1,0 +1,55 @@
+"""Files of a data set found by their names, whatever folders it was unpacked into."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov")
+MAX_DEPTH = 7  # folders below the root; the deepest known layout has five, with one folder around it
+MOST_NAMED = 10
+
+
+def files_below(root: Path, package_names: re.Pattern[str]) -> Iterator[Path]:
+    """Every file of a data set, in path order; hidden files and folders are passed over.
+
+    Args:
+        root: the folder with the data set's packages, one around it, or one of the packages; then the packages beside
+            it are looked through too.
+        package_names: fits the name of a package's folder, in lower case.
+    """
+    tops = [root]
+    if package_names.match(root.resolve().name.lower()):
+        beside = sorted(path for path in root.resolve().parent.iterdir() if path.is_dir())
+        tops = [path for path in beside if package_names.match(path.name.lower())]
+    for top in tops:
+        for folder, inner, names in os.walk(top, followlinks=True):
+            depth = len(Path(folder).relative_to(top).parts)
+            inner[:] = sorted(name for name in inner if not name.startswith(".") and depth < MAX_DEPTH)
+            yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+
+
+def one_of(paths: list[Path], what: str, warnings: list[str]) -> Path:
+    """The first of several files that should be one; says so unless all are the same, byte for byte."""
+    if len(paths) > 1:
+        contents = [(path.stat().st_size, _ends(path)) for path in paths]
+        if any(content != contents[0] for content in contents):
+            others = ", ".join(str(path) for path in paths[1:])
+            warnings.append(f"{what}: {len(paths)} different files; {paths[0]} is used, not {others}")
+    return paths[0]
+
+
+def listed(names: Iterable[str]) -> str:
+    """`a, b, c and 7 more`."""
+    names = list(names)
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
+
+
+def _ends(path: Path, num_bytes: int = 1 << 16) -> bytes:
+    with path.open("rb") as file:
+        head = file.read(num_bytes)
+        file.seek(max(0, path.stat().st_size - num_bytes))
+        return head + file.read(num_bytes)

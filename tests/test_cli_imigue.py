@@ -1,0 +1,86 @@
+"""iMiGUE and SMG through the command line: from the data set's root to trained heads of both tasks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from replica_imigue import write_challenge, write_full_release
+from replica_smg import write_smg
+from typer.testing import CliRunner
+
+from mgcli.cache import load_project, open_cache
+from mgcli.cli import app
+
+LAYOUTS: dict[str, Callable[[Path], Path]] = {"challenge": write_challenge, "full": write_full_release}
+TINY_POSE = ("--option", "epochs=2", "--option", "num_frames=4", "--option", "min_steps=0")
+TINY_HEAD = ("--seeds", 1, "--option", "epochs=3", "--option", "min_steps=5")
+
+
+def mgcli(*words: object) -> str:
+    """Run a command in the current folder and give what it printed on stdout."""
+    done = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def as_json(*words: object) -> dict[str, Any]:
+    return json.loads(mgcli(*words, "--json").strip().splitlines()[-1])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_both_layouts_go_from_their_root_to_trained_heads(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    LAYOUTS[layout](tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    mgcli("init", "imigue", "--root", "data", "--weights", "random:0")
+    assert load_project().protocol == "miga-2025-subject-val"
+    assert as_json("extract", "--modality", "video", "--backbone", "tiny_backbones:TinyVideo")["video"]["done"] == 17
+    counts = as_json("backbone-train", "--modality", "pose", *TINY_POSE)["counts"]
+    assert sum(counts.values()) == 17
+    assert as_json("extract", "--modality", "pose")["pose"]["done"] == 17
+    assert (
+        as_json("extract", "--modality", "context", "--backbone", "tiny_backbones:TinyWindows")["context"]["done"] == 9
+    )
+    assert as_json("extract", "--modality", "face")["face"]["done"] == 9
+    gesture = as_json("fuse-train", "--task", "gesture", *TINY_HEAD)
+    assert (gesture["head"], gesture["modalities"]) == ("cross_modal_token_fusion", ["video", "pose"])
+    assert set(gesture["metrics"]) == {"val", "test"}
+    emotion = as_json("fuse-train", "--task", "emotion", *TINY_HEAD)
+    assert (emotion["head"], emotion["modalities"]) == ("inter_fusion", ["face", "context"])
+    assert set(emotion["metrics"]) == ({"val"} if layout == "challenge" else {"val", "test"})
+
+
+def test_init_says_what_is_left_out_and_keeps_the_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_full_release(tmp_path / "data", media=False)
+    write_smg(tmp_path / "smg")
+    table = tmp_path / "data" / "Label" / "labels_20200831.csv"
+    table.write_text(table.read_text().replace("\n13,1,", "\n13,one,"))
+    monkeypatch.chdir(tmp_path)
+    printed = mgcli("init", "imigue", "--root", "data", "--option", "smg=../smg")
+    assert "33 clips, 4 videos" in printed
+    assert 'smg = "../smg"' in (tmp_path / "mgcli.toml").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_all_modalities_at_full_size_with_no_argument_but_the_root(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    LAYOUTS[layout](tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    mgcli("init", "imigue", "--root", "data", "--weights", "random:0")
+    mgcli("backbone-train", "--modality", "pose")
+    for modality, clips in (("video", 17), ("pose", 17), ("face", 9), ("context", 9)):
+        assert as_json("extract", "--modality", modality)[modality]["done"] == clips
+    for task in ("gesture", "emotion"):
+        assert as_json("fuse-train", "--task", task)["seeds"] == [0, 1, 2]
+    assert {each.spec.modality for each in open_cache(tmp_path / "features").feature_sets()} == {
+        *("video", "pose", "face", "context")
+    }
