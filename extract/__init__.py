@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mgcli.extract.pipeline import extract_modalities
     from mgcli.extract.report import ExtractReport, ModalityReport
     from mgcli.extract.skeleton import Skeleton, read_skeleton
+    from mgcli.extract.skeleton_hands import hand_order
     from mgcli.extract.skeleton_layouts import LAYOUTS, JointLayout, LayoutError, SkeletonError, joint_layout
     from mgcli.extract.source import add_sources
     from mgcli.extract.train_pose import PoseTrainReport, train_pose_backbone
@@ -84,6 +85,7 @@ __all__ = [
     "download_weights",
     "explain_extraction",
     "extract_modalities",
+    "hand_order",
     "import_weights",
     "index_video",
     "joint_layout",
@@ -113,6 +115,7 @@ __getattr__ = lazy_names(
         "pipeline": "extract_modalities",
         "report": "ExtractReport ModalityReport",
         "skeleton": "Skeleton read_skeleton",
+        "skeleton_hands": "hand_order",
         "skeleton_layouts": "LAYOUTS JointLayout LayoutError SkeletonError joint_layout",
         "source": "add_sources",
         "train_pose": "PoseTrainReport train_pose_backbone",
