@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mgcli.extract.skeleton_layouts import JointLayout, LayoutError, SkeletonError, convert_joints
+from mgcli.extract.skeleton_layouts import JointLayout, LayoutError, SkeletonError, convert_joints, is_selection
 from mgcli.extract.skeleton_store import load_skeleton
 from mgcli.extract.video import VideoIndex
 
@@ -39,6 +39,8 @@ class Skeleton:
             LayoutError: there is no map to it.
         """
         joints = self.joints[rows]
+        if self.layout is not None and is_selection(self.layout, layout):
+            return convert_joints(joints, self.layout, layout)
         if self.layout is not None:
             missing = ~joints.any(axis=-1, keepdims=True)
             converted = convert_joints(np.where(missing, np.nan, joints), self.layout, layout)
