@@ -131,7 +131,7 @@ def test_what_cannot_be_timed_says_why(name: str, arguments: dict[str, object], 
         bench_backbone(name, device="cpu", **arguments)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("form", ["csv", "xlsx"])
+@pytest.mark.parametrize("form", ["csv", pytest.param("xlsx", marks=pytest.mark.slow)])
 def test_reading_skeletons_is_timed_from_files_and_from_the_store(form: str, tmp_path: Path) -> None:
     report = bench_skeleton_reading(scale=0.003, form=form, workers=1, folder=tmp_path, progress=False)
     assert (report.videos, report.clips) == (1, 56)
