@@ -59,9 +59,13 @@ class SplitDraw:
             raise DatasetError(f"seed is {self.seed!r}; it must be a whole number from 0")
 
     def draw(self, table: pd.DataFrame) -> pd.DataFrame:
-        """A checked clip table with its splits drawn; `attrs["warnings"]` says what came out."""
-        split_of = self._splits(sorted(set(table["subject_id"])))
-        drawn = table.assign(split=table["subject_id"].map(split_of))
+        """A checked clip table with its splits drawn; `attrs["warnings"]` says what came out.
+
+        Where there are labels, subjects without any are not drawn and get no split.
+        """
+        labelled = table[(table["gesture"] + table["emotion"]) != ""]
+        split_of = self._splits(sorted(set((labelled if len(labelled) else table)["subject_id"])))
+        drawn = table.assign(split=table["subject_id"].map(split_of).fillna(""))
         counts = []
         for split in SPLITS:
             clips = drawn[drawn["split"] == split]

@@ -137,9 +137,9 @@ def _open_table(path: Path) -> _Table:
     )
     odd = np.flatnonzero(counts[has_header:] != len(cells))
     if len(odd):
-        last = ", cut short?" if odd[0] == len(table.start) - 1 else ""
+        guess = "; is the file cut short?" if odd[0] == len(table.start) - 1 else ""
         found = counts[has_header:][odd[0]]
-        raise table.fault(odd[0], f"{found} columns{last or ','} where line {line[0]} has {len(cells)}")
+        raise table.fault(odd[0], f"{found} columns where line {line[0]} has {len(cells)}{guess}")
     if index_column is None and len(blank_before_last):
         raise SkeletonError(
             f"{path}, line {blank_before_last[0] + 1}: blank; its rows are frames, so say what it stands for: "

@@ -24,11 +24,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,13 @@ MIN_BYTES = 1 << 18  # smaller files are parsed in milliseconds
 SETTLED_S = 2.0  # clocks of file systems are coarse: a younger file may change again without a trace
 _USUAL_GB = 16.0
 _HEADER_BYTES = 4096
-_ENDING = ".skeleton"
-_ABANDONED_S = 86400.0
+_ENDING = ".mgcli-joints"  # with 32 hex digits before it: nobody else's files look like that
+_ENTRY = re.compile(r"(\.tmp-[0-9a-f]+-)?[0-9a-f]{32}" + re.escape(_ENDING))
+_ABANDONED_S = 86400.0  # after which a file that some process never finished is deleted
+_FREE_BYTES = 1 << 30  # of the disk, which the store leaves alone
 _SUFFIXES = (".csv", ".xlsx", ".skeleton")  # the others are as fast as an entry
+
+_complained: set[Path] = set()  # stores whose fault was said
 
 
 @dataclass(frozen=True)
@@ -181,7 +185,7 @@ def _keep(entry: Path, path: Path, before: _Stamp, skeleton: SkeletonFile) -> No
     }
     content = json.dumps(header).encode()
     try:
-        with writing(entry):
+        with writing(entry.parent):
             entry.parent.mkdir(parents=True, exist_ok=True)
             if not _make_room(entry.parent, joints.nbytes):
                 return
@@ -189,27 +193,30 @@ def _keep(entry: Path, path: Path, before: _Stamp, skeleton: SkeletonFile) -> No
                 file.write((b"%08x " % google_crc32c.value(content) + content).ljust(_HEADER_BYTES - 1) + b"\n")
                 file.write(joints.data)
     except (CacheError, OSError) as error:
-        _say_once(f"parsed skeletons are not kept ({error}); {STORE_VARIABLE} names another folder, or off")
+        if entry.parent not in _complained:
+            _complained.add(entry.parent)
+            warn(f"parsed skeletons are not kept ({error}); {STORE_VARIABLE} names another folder, or off")
 
 
 def _make_room(folder: Path, num_bytes: int) -> bool:
-    """Delete what was not used for longest until so much fits; False where it cannot, or the disk is short."""
+    """Delete what was not used for longest until so much fits; False where it never can, or the disk is short."""
     largest = _store_bytes()
     entries: list[tuple[float, int, Path]] = []  # last use, size
     for file in folder.iterdir():
+        found = _ENTRY.fullmatch(file.name)
         with suppress(OSError):  # another process deleted it
-            stat = file.stat()
-            if file.suffix == _ENDING and not file.name.startswith("."):
-                entries.append((stat.st_mtime, stat.st_size, file))
-            elif file.name.startswith(".tmp-") and time.time() - stat.st_mtime > _ABANDONED_S:
+            if found and found[1] and time.time() - file.stat().st_mtime > _ABANDONED_S:
                 file.unlink()
-    total = sum(size for _, size, _ in entries) + num_bytes
+            elif found and not found[1]:
+                entries.append((file.stat().st_mtime, file.stat().st_size, file))
+    fits = num_bytes <= largest
+    total = sum(size for _, size, _ in entries) + (num_bytes if fits else 0)
     for _, size, file in sorted(entries):
         if total <= largest:
             break
         file.unlink(missing_ok=True)
         total -= size
-    return total <= largest and shutil.disk_usage(folder).free > 2 * num_bytes + (1 << 30)
+    return fits and shutil.disk_usage(folder).free > 2 * num_bytes + _FREE_BYTES
 
 
 def _store_bytes() -> float:
@@ -221,8 +228,3 @@ def _store_bytes() -> float:
     if not gigabytes >= 0:
         raise CacheError(f"{SIZE_VARIABLE} is {given!r}; it must be a number of gigabytes")
     return gigabytes * (1 << 30)
-
-
-@cache
-def _say_once(message: str) -> None:
-    warn(message)

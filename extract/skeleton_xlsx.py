@@ -31,7 +31,7 @@ _ADDRESS = re.compile(r"\s*([A-Z]{1,3})([1-9]\d{0,8})\s*")
 _MAX_ROWS = 1 << 20  # of a sheet, in any spreadsheet program
 _MAX_COLUMNS = 1 << 10  # 411 are wanted
 _MAX_NUMBERS = 1 << 28  # 411 columns of seven hours at 25 frames/s; a file that claims more is damaged
-_MAX_STRINGS = 64 << 20  # bytes of a sheet's shared texts, which a sheet of numbers hardly has
+_MAX_DOCUMENT_BYTES = 64 << 20  # of a book's other files: a sheet of numbers hardly has texts
 _READ_BYTES = 4 << 20
 _MAX_ROW_BYTES = 16 << 20
 _CELL_START = int.from_bytes(b'<c r="', "little")
@@ -76,14 +76,11 @@ def _narrow(cells: _Cells) -> _Cells:
 
 def _first_sheet(archive: zipfile.ZipFile) -> str:
     """The file of the sheet that a spreadsheet program shows first."""
-    try:
-        book = ElementTree.fromstring(archive.read("xl/workbook.xml"))
-        relations = ElementTree.fromstring(archive.read("xl/_rels/workbook.xml.rels"))
-    except KeyError:
+    book, relations = _document(archive, "xl/workbook.xml"), _document(archive, "xl/_rels/workbook.xml.rels")
+    if book is None or relations is None:
         return _DEFAULT_SHEET
     wanted = next((sheet.get(_RELATION) for sheet in book.iterfind(".//{*}sheet")), None)
-    targets = {each.get("Id"): each.get("Target", "") for each in relations}
-    target = targets.get(wanted)
+    target = {each.get("Id"): each.get("Target") for each in relations}.get(wanted)
     if not target:
         return _DEFAULT_SHEET
     return target.removeprefix("/") if target.startswith("/") else f"xl/{target}"
@@ -91,14 +88,21 @@ def _first_sheet(archive: zipfile.ZipFile) -> str:
 
 def _shared_strings(archive: zipfile.ZipFile) -> list[str]:
     """The texts that cells refer to by number."""
-    try:
-        size = archive.getinfo("xl/sharedStrings.xml").file_size
-    except KeyError:
+    content = _document(archive, "xl/sharedStrings.xml")
+    if content is None:
         return []
-    if size > _MAX_STRINGS:
-        raise ValueError(f"{size:,} bytes of shared texts")
-    content = ElementTree.fromstring(archive.read("xl/sharedStrings.xml"))
     return ["".join(text.text or "" for text in item.iterfind(".//{*}t")) for item in content.iterfind("{*}si")]
+
+
+def _document(archive: zipfile.ZipFile, name: str) -> ElementTree.Element | None:
+    """A file of the archive beside its sheets; None where it has none of that name."""
+    try:
+        size = archive.getinfo(name).file_size
+    except KeyError:
+        return None
+    if size > _MAX_DOCUMENT_BYTES:
+        raise ValueError(f"{size:,} bytes of {name}")
+    return ElementTree.fromstring(archive.read(name))
 
 
 def _read_cells(sheet: IO[bytes], strings: list[str], path: Path) -> Iterator[_Cells]:

@@ -74,7 +74,9 @@ def _cut(rows: Rows, joints: np.ndarray, rng: np.random.Generator) -> Mutated:
     lines = text[:place].decode().split("\n")
     whole = [line for line in lines if line.count(",") == len(rows[0]) - 1 and not line.endswith(",")]
     if len(whole) < sum(map(bool, lines)) or len(whole) <= _first(rows):
-        return Mutated(text[:place], error=rf"line {len(lines)}: \d+ columns, cut short|rows of|holds no frames|empty")
+        return Mutated(
+            text[:place], error=rf"line {len(lines)}: \d+ columns where .* cut short|rows of|holds no frames|empty"
+        )
     expected = joints[: len(whole) - _first(rows)].copy()
     if lines[-1]:  # the last number may be shorter than it was
         last = float(lines[-1].split(",")[-1])

@@ -73,6 +73,7 @@ def test_rows_and_clips_that_do_not_meet_are_counted(flat: Path) -> None:
     table = load_dataset("folder", flat, labels="labels.csv", fractions=[1, 0, 0])
     assert (table["emotion"] != "").sum() == 2
     assert table["subject_id"].tolist()[:2] == ["anna", "s0_take1"]  # without a name each file is its own subject
+    assert (table["split"] != "").sum() == 2  # nobody is drawn of whom nothing is known
     notes = table.attrs["warnings"]
     assert notes[0] == "labels.csv: 1 rows are of clips that are not here: gone"
     assert notes[1].startswith(

@@ -47,7 +47,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def entries(store: Path) -> list[Path]:
-    return sorted(store.glob("*")) if store.is_dir() else []
+    return sorted(store.glob("*.mgcli-joints")) if store.is_dir() else []
 
 
 @pytest.mark.parametrize(
@@ -136,9 +136,11 @@ def test_what_was_not_used_for_longest_goes_when_the_store_is_full(
     for path in paths:
         write_imigue_csv(path, points(600, 35))  # 252,000 bytes of joints
     monkeypatch.setenv("MGCLI_SKELETON_STORE_GB", str(600_000 / (1 << 30)))
-    (store / ".tmp-dead-x.skeleton").parent.mkdir()
-    (store / ".tmp-dead-x.skeleton").write_bytes(b"left by a kill")
-    os.utime(store / ".tmp-dead-x.skeleton", (0, 0))
+    store.mkdir()
+    left, foreign = store / f".tmp-0badcafe-{'0' * 32}.mgcli-joints", store / "S001.skeleton"
+    for path in (left, foreign):
+        path.write_bytes(b"left by a kill, or somebody else's")
+        os.utime(path, (0, 0))
     for path in paths[:2]:
         load_skeleton(path)
     for age, entry in zip((200, 100), sorted(entries(store), key=lambda entry: entry.stat().st_mtime), strict=True):
@@ -150,6 +152,8 @@ def test_what_was_not_used_for_longest_goes_when_the_store_is_full(
         load_skeleton(path)
     assert parsed == [paths[1]]
     assert len(entries(store)) == 2
+    assert foreign.exists()
+    assert not left.exists()
     monkeypatch.setenv("MGCLI_SKELETON_STORE_GB", "0")
     write_imigue_csv(tmp_path / "d_light_hand.csv", points(6, 35))
     load_skeleton(tmp_path / "d_light_hand.csv")
@@ -167,14 +171,14 @@ def test_a_store_that_cannot_be_written_is_said_and_costs_nothing_else(
     said = capsys.readouterr().err
     assert said.count("parsed skeletons are not kept") == 1
     assert "MGCLI_SKELETON_STORE names another folder, or off" in said
-    store.unlink()
+    monkeypatch.setenv("MGCLI_SKELETON_STORE", str(tmp_path / "other"))
     monkeypatch.setenv("MGCLI_SKELETON_STORE_GB", "many")
     load_skeleton(path)
     assert "MGCLI_SKELETON_STORE_GB is 'many'; it must be a number of gigabytes" in capsys.readouterr().err
     monkeypatch.setenv("MGCLI_SKELETON_STORE", "off")
     load_skeleton(path)
     assert capsys.readouterr().err == ""
-    assert entries(store) == []
+    assert entries(tmp_path / "other") == []
 
 
 def test_processes_side_by_side_share_a_store(tmp_path: Path, store: Path) -> None:
