@@ -180,10 +180,7 @@ def _row_blocks(sheet: IO[bytes]) -> tuple[_Opening, Iterator[bytes]]:
 
 def _plain_cells(block: bytes) -> tuple[np.ndarray, _Cells] | None:
     """Row numbers and cells of rows that hold nothing but addressed numbers; None where there is anything else."""
-    row_numbers = np.array([int(number) - 1 for number in _ROW_NUMBER.findall(block)], dtype=np.int64)
-    if block.count(b" t=") != block.count(b' t="n"') or b"'" in block:
-        return None
-    if ((row_numbers < 0) | (row_numbers >= _MAX_ROWS)).any():
+    if b"'" in block or (b" t" in block and block.count(b" t=") != block.count(b' t="n"')):
         return None
     text = np.frombuffer(block + bytes(16), dtype=np.uint8)
     opens, closes = np.flatnonzero(text == ord("<")), np.flatnonzero(text == ord(">"))
@@ -196,7 +193,11 @@ def _plain_cells(block: bytes) -> tuple[np.ndarray, _Cells] | None:
     is_value = (first == ord("v")) & (second == ord(">"))
     is_cell = (first == ord("c")) & ((second == ord(" ")) | (second == ord(">")))
     value = np.flatnonzero(is_value)
-    if not (is_row | is_value | is_cell | (first == ord("/"))).all() or is_row.sum() != len(row_numbers):
+    if not (is_row | is_value | is_cell | (first == ord("/"))).all():
+        return None
+    named = [_ROW_NUMBER.match(block, place) for place in opens[is_row].tolist()]
+    row_numbers = np.array([int(name[1]) - 1 if name else -1 for name in named], dtype=np.int64)
+    if ((row_numbers < 0) | (row_numbers >= _MAX_ROWS)).any():
         return None
     if not len(value):
         return row_numbers, (value, value, np.zeros(0))
@@ -233,10 +234,10 @@ def _numbers_between(text: np.ndarray, start: np.ndarray, end: np.ndarray) -> np
     """(n,) the numbers in [start, end) of each cell; None where one is empty or no number."""
     if (start >= end).any():
         return None
-    step = np.zeros(len(text), dtype=np.int8)
-    step[start] = 1
-    step[end + 1] = -1  # with the `<` behind each, which becomes its line end
-    kept = text[np.cumsum(step, dtype=np.int8).astype(bool)]
+    edges = np.zeros(2 * len(start) + 2, dtype=np.int64)  # of what is left out and what is kept, by turns
+    edges[1:-1:2], edges[2:-1:2], edges[-1] = start, end + 1, len(text)  # with the `<` behind each as its line end
+    is_kept = np.arange(2 * len(start) + 1) % 2 == 1
+    kept = text[np.repeat(is_kept, np.diff(edges))]
     kept[kept == ord("<")] = ord("\n")
     try:
         table = pd.read_csv(io.BytesIO(kept), header=None, dtype=np.float64, low_memory=False, keep_default_na=False)
