@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         create_backbone,
     )
     from mgcli.extract.bench import BenchReport, bench_backbone
+    from mgcli.extract.bench_skeletons import SkeletonBenchReport, bench_skeleton_reading
     from mgcli.extract.catalogue import describe_backbones, describe_datasets, describe_weights, weights_are_here
     from mgcli.extract.dataset import (
         DATASETS,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from mgcli.extract.pipeline import extract_modalities
     from mgcli.extract.report import ExtractReport, ModalityReport
     from mgcli.extract.skeleton import Skeleton, read_skeleton
+    from mgcli.extract.skeleton_hands import hand_order
     from mgcli.extract.skeleton_layouts import LAYOUTS, JointLayout, LayoutError, SkeletonError, joint_layout
     from mgcli.extract.source import add_sources
     from mgcli.extract.train_pose import PoseTrainReport, train_pose_backbone
@@ -68,6 +70,7 @@ __all__ = [
     "Prepared",
     "PublishedWeights",
     "Skeleton",
+    "SkeletonBenchReport",
     "SkeletonError",
     "VideoError",
     "VideoIndex",
@@ -76,6 +79,7 @@ __all__ = [
     "align_face",
     "backbone_class",
     "bench_backbone",
+    "bench_skeleton_reading",
     "choose_protocol",
     "create_backbone",
     "decode_frames",
@@ -85,6 +89,7 @@ __all__ = [
     "download_weights",
     "explain_extraction",
     "extract_modalities",
+    "hand_order",
     "import_weights",
     "index_video",
     "joint_layout",
@@ -107,6 +112,7 @@ __getattr__ = lazy_names(
     {  # module -> public names in it
         "backbone": "BACKBONES MODALITIES Backbone BackboneError Modality Prepared backbone_class create_backbone",
         "bench": "BenchReport bench_backbone",
+        "bench_skeletons": "SkeletonBenchReport bench_skeleton_reading",
         "catalogue": "describe_backbones describe_datasets describe_weights weights_are_here",
         "dataset": "DATASETS DatasetError DatasetProtocol choose_protocol load_dataset load_project_clips table_notes",
         "dataset_demo": "DEMO_POSE_SETTINGS DemoConfig make_demo pose_labels",
@@ -115,6 +121,7 @@ __getattr__ = lazy_names(
         "pipeline": "extract_modalities",
         "report": "ExtractReport ModalityReport",
         "skeleton": "Skeleton read_skeleton",
+        "skeleton_hands": "hand_order",
         "skeleton_layouts": "LAYOUTS JointLayout LayoutError SkeletonError joint_layout",
         "source": "add_sources",
         "train_pose": "PoseTrainReport train_pose_backbone",

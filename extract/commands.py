@@ -345,6 +345,25 @@ def bench_extract(
     print_result(report.to_json(), report.summary(), as_json)
 
 
+@bench_app.command("skeletons")
+def bench_skeletons(
+    scale: Annotated[
+        float, typer.Option(help="Share of iMiGUE's 359 videos and 18,500 clips; 1 makes files of 2.8 GB as csv.")
+    ] = 0.05,
+    form: Annotated[str, typer.Option(help="csv (light_hand) or xlsx (openpose).")] = "csv",
+    workers: WorkersOption = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where files are made for a while; default: the system's.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Time the reading of skeletons: from files of realistic length, and from the store of parsed ones."""
+    from mgcli.extract import bench_skeleton_reading
+
+    report = bench_skeleton_reading(scale=scale, form=form, workers=workers, folder=folder)
+    print_result(report.to_json(), report.summary(), as_json)
+
+
 def _load_clips(project: Project) -> tuple[pd.DataFrame, str]:
     """The project's clip table and protocol; what its data set has to say of it goes to stderr."""
     from mgcli.cache import warn

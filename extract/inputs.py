@@ -118,16 +118,22 @@ def _read_skeletons(requests: Sequence[ClipRequest], index: VideoIndex | MgcliEr
             raise index
         video = index if isinstance(index, VideoIndex) else None
         skeleton = read_skeleton(path, fps=fps, video=video, num_people=backbone.num_people)
-        joints = skeleton.joints if backbone.joints is None else skeleton.joints_in(backbone.joints)
+        layout = backbone.joints
+        if layout is not None:
+            skeleton.joints_in(layout, slice(0))  # refused here, once for all clips
     except MgcliError as error:
         stage = "open" if error is index else "skeleton"
         reason = f"{path}: {error}; name its layout with joints=NAME" if isinstance(error, LayoutError) else str(error)
         yield from (ClipFailed(request, stage, reason) for request in requests)
         return
+
+    def joints_of(window: _Window) -> np.ndarray:
+        return skeleton.joints[window.frames] if layout is None else skeleton.joints_in(layout, window.frames)
+
     for request in requests:
         for item in _windows(request, skeleton):
             if isinstance(item, _Window):
-                yield _prepare(item, lambda window: joints[window.frames])
+                yield _prepare(item, joints_of)
             else:
                 yield item
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mgcli.extract.skeleton_layouts import JointLayout, LayoutError, SkeletonError, convert_joints
-from mgcli.extract.skeleton_readers import read_skeleton_file
+from mgcli.extract.skeleton_layouts import JointLayout, LayoutError, SkeletonError, convert_joints, is_selection
+from mgcli.extract.skeleton_store import load_skeleton
 from mgcli.extract.video import VideoIndex
 
 LENGTH_SLACK_FRAMES = 5  # rows and video frames may differ by this much, or by 2 %, at the end
@@ -32,21 +32,24 @@ class Skeleton:
         rows = np.searchsorted(self.time_s, np.asarray(times_s) + 1e-6, side="right") - 1
         return np.clip(rows, 0, len(self.time_s) - 1)
 
-    def joints_in(self, layout: JointLayout) -> np.ndarray:
-        """`joints` in another layout.
+    def joints_in(self, layout: JointLayout, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """`joints` in another layout, all rows of them or some.
 
         Raises:
             LayoutError: there is no map to it.
         """
+        joints = self.joints[rows]
+        if self.layout is not None and is_selection(self.layout, layout):
+            return convert_joints(joints, self.layout, layout)
         if self.layout is not None:
-            missing = ~self.joints.any(axis=-1, keepdims=True)
-            converted = convert_joints(np.where(missing, np.nan, self.joints), self.layout, layout)
+            missing = ~joints.any(axis=-1, keepdims=True)
+            converted = convert_joints(np.where(missing, np.nan, joints), self.layout, layout)
             return np.nan_to_num(converted).astype(np.float32)
-        if self.joints.shape[-2] != layout.num_joints:
+        if joints.shape[-2] != layout.num_joints:
             raise LayoutError(
-                f"the skeleton has {self.joints.shape[-2]} joints, layout '{layout.name}' has {layout.num_joints}"
+                f"the skeleton has {joints.shape[-2]} joints, layout '{layout.name}' has {layout.num_joints}"
             )
-        return self.joints
+        return joints
 
 
 def read_skeleton(
@@ -64,8 +67,8 @@ def read_skeleton(
     Raises:
         SkeletonError: missing, damaged, of another shape, or of another length than the video.
     """
-    stored = read_skeleton_file(path)
-    people = _clean(stored.joints, stored.layout)  # (T, M, V, 3)
+    stored = load_skeleton(path)
+    people = stored.joints  # (T, M, V, 3)
     if num_people == 1:
         joints = main_person(people, is_3d=stored.layout is not None and stored.layout.is_3d)
     else:
@@ -119,11 +122,3 @@ def main_person(joints: np.ndarray, *, is_3d: bool = False) -> np.ndarray:
         chosen[frame], last_frame, middle = joints[frame, slots[pick]], frame, middles[pick]
         size = max(size, float(np.ptp(places[pick], axis=0).max()))
     return chosen
-
-
-def _clean(joints: np.ndarray, layout: JointLayout | None) -> np.ndarray:
-    """Zeros wherever a joint is missing: not a number, or without confidence."""
-    present = np.isfinite(joints).all(axis=-1)
-    if layout is None or not layout.is_3d:
-        present &= joints[..., 2] > 0
-    return np.where(present[..., None], joints, np.float32(0))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -96,19 +97,34 @@ def convert_joints(joints: np.ndarray, source: JointLayout, target: JointLayout)
     Raises:
         LayoutError: `source` has no counterpart for some joint of `target`, or another dimension.
     """
+    places = _joint_places(source, target)
+    if is_selection(source, target):
+        return joints[..., [place for (place,) in places], :]
+    return np.stack([joints[..., ends, :].mean(axis=-2) for ends in map(list, places)], axis=-2)
+
+
+def is_selection(source: JointLayout, target: JointLayout) -> bool:
+    """Whether the joints of one layout are some of the other's, with none made from two.
+
+    Raises:
+        LayoutError: there is no map between them.
+    """
+    return all(len(ends) == 1 for ends in _joint_places(source, target))
+
+
+@cache
+def _joint_places(source: JointLayout, target: JointLayout) -> tuple[tuple[int, ...], ...]:
+    """For each joint of `target` the joints of `source` whose mean it is: itself, or the two that it lies between."""
     if source.is_3d != target.is_3d:
         raise LayoutError(f"no map from '{source.name}' to '{target.name}': one is 3-D, the other is not")
     known = set(source.joints)
     lacking = [j for j in target.joints if j not in known and not set(_MIDPOINTS.get(j, ("",))) <= known]
     if lacking:
         raise LayoutError(f"no map from '{source.name}' to '{target.name}': no {', '.join(lacking)}")
-    made = [
-        joints[..., source.index(joint), :]
-        if joint in known
-        else joints[..., [source.index(end) for end in _MIDPOINTS[joint]], :].mean(axis=-2)
+    return tuple(
+        (source.index(joint),) if joint in known else tuple(source.index(end) for end in _MIDPOINTS[joint])
         for joint in target.joints
-    ]
-    return np.stack(made, axis=-2)
+    )
 
 
 # Joints that may be made from the middle of two others.

@@ -19,18 +19,17 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
+from mgcli.extract.skeleton_csv import mixed_confidence, read_csv_points
 from mgcli.extract.skeleton_layouts import LAYOUTS, JointLayout, SkeletonError
 from mgcli.extract.skeleton_pickle import read_plain_pickle
 from mgcli.extract.skeleton_xlsx import read_sheet
 
-SMG_NUMBERS = 11  # a joint: x, y, z in metres, 4 of orientation, 4 of pixel places
 NTU_NUMBERS = 12  # a joint: x, y, z in metres, 8 of pixel places and orientation, tracking state
 PICKLED_LAYOUTS = {17: "coco17", 18: "kinetics18", 25: "ntu25"}  # joints -> layout, as pyskl uses them
 _MAX_NUMBERS = 1 << 29  # two whole people for seven hours at 25 frames/s; a name that claims more is a mistake
@@ -41,7 +40,10 @@ _JSON_LAYOUTS = {18: "kinetics18", 25: "openpose25", 137: "openpose137"}
 
 @dataclass(frozen=True, eq=False)
 class SkeletonFile:
-    """What a file holds. Missing joints, people and frames are zeros."""
+    """What a file holds. Missing joints, people and frames are zeros.
+
+    A joint is missing where a number is none, or where there is no confidence: 0 or below.
+    """
 
     joints: np.ndarray  # (T, M, V, 3) float32: x, y, confidence in the file's own unit, or x, y, z
     layout: JointLayout | None  # None: the file does not say
@@ -60,9 +62,10 @@ def read_skeleton_file(path: Path) -> SkeletonFile:
     if read is None:
         raise SkeletonError(f"{path}: not a known skeleton file; known: a folder of JSON, {', '.join(_READERS)}")
     try:
-        return read(path)
+        stored = read(path)
     except OSError as error:
         raise SkeletonError(f"{path}: cannot be read ({error.strerror})") from error
+    return replace(stored, joints=_clean(stored.joints, stored.layout))
 
 
 def read_openpose(folder: Path) -> SkeletonFile:
@@ -123,24 +126,20 @@ def _read_pickle(path: Path) -> SkeletonFile:
 
 def _read_imigue_sheet(path: Path) -> SkeletonFile:
     layout = LAYOUTS["openpose137"]
-    return SkeletonFile(_rows_of_points(read_sheet(path), layout, 3, path), layout)
+    joints = _rows_of_points(read_sheet(path), layout, path)
+    mixed = mixed_confidence(joints[:, 0])
+    if mixed is not None:
+        row, point = mixed
+        raise SkeletonError(
+            f"{path}, row {row + 1}: the confidence of point {point} is {joints[row, 0, point, 2]:.6g}, others are "
+            "within 0..1; are columns out of order, or is it a header? Row 1 of the sheet is frame 0"
+        )
+    return SkeletonFile(joints, layout)
 
 
 def _read_csv(path: Path) -> SkeletonFile:
-    """SMG's rows have no header; iMiGUE's have one, and a frame index as their first column."""
-    with path.open("rb") as file:
-        num_columns = file.readline().count(b",") + 1
-    has_header = num_columns != LAYOUTS["ntu25"].num_joints * SMG_NUMBERS
-    try:
-        table = pd.read_csv(path, header=0 if has_header else None, index_col=0 if has_header else False)
-        values = table.to_numpy(dtype=np.float64)
-    except (ValueError, UnicodeDecodeError, pd.errors.ParserError) as error:
-        raise SkeletonError(f"{path}: not a table of numbers, or cut short ({error})") from error
-    if not has_header:
-        layout = LAYOUTS["ntu25"]
-        return SkeletonFile(_rows_of_points(values, layout, SMG_NUMBERS, path), layout)
-    layout = LAYOUTS["openpose25" if values.shape[1] == 3 * 25 else "imigue35"]
-    return SkeletonFile(_rows_of_points(values, layout, 3, path), layout)
+    points, layout = read_csv_points(path)  # (T, V, 3)
+    return SkeletonFile(points[:, None], layout)
 
 
 def _read_ntu(path: Path) -> SkeletonFile:
@@ -187,15 +186,22 @@ def _read_npy(path: Path) -> SkeletonFile:
     return SkeletonFile(joints[:, None], None)
 
 
-def _rows_of_points(values: np.ndarray, layout: JointLayout, numbers: int, path: Path) -> np.ndarray:
-    """(T, V * numbers) rows -> (T, 1, V, 3), the first three numbers of each joint; gaps become zeros."""
-    if not len(values) or values.shape[1] != layout.num_joints * numbers:
+def _rows_of_points(values: np.ndarray, layout: JointLayout, path: Path) -> np.ndarray:
+    """(T, 1, V, 3) from rows of three numbers a point, NaN where there is none."""
+    if values.shape[1] != 3 * layout.num_joints:
         raise SkeletonError(
-            f"{path} has {len(values)} rows of {values.shape[1]} numbers; {layout.name} has rows of "
-            f"{layout.num_joints} x {numbers}"
+            f"{path}: {len(values)} rows of {values.shape[1]} numbers; {layout.name} has rows of "
+            f"{layout.num_joints} x 3"
         )
-    joints = values.reshape(len(values), 1, layout.num_joints, numbers)[..., :3].astype(np.float32)
-    return np.where(np.isfinite(joints).all(axis=-1, keepdims=True), joints, np.float32(0))
+    return values.reshape(len(values), 1, layout.num_joints, 3)
+
+
+def _clean(joints: np.ndarray, layout: JointLayout | None) -> np.ndarray:
+    """Zeros wherever a joint is missing: not a number, or without confidence."""
+    present = np.isfinite(joints).all(axis=-1)
+    if layout is None or not layout.is_3d:
+        present &= joints[..., 2] > 0
+    return np.where(present[..., None], joints, np.float32(0))
 
 
 def _openpose_people(path: Path) -> list[np.ndarray]:

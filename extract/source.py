@@ -9,6 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from mgcli.extract.skeleton_store import content_identity, skeleton_identity
+
 _END_BYTES = 64 << 10
 _INTERVAL = ("start_s", "end_s", "start_frame", "end_frame")
 
@@ -17,11 +19,12 @@ def add_sources(table: pd.DataFrame) -> pd.DataFrame:
     """The clip table with its source columns filled in; empty where a file is not there.
 
     A video is known by its size and its first and last 64 KiB (it may be many gigabytes), a skeleton file, or a
-    folder of them, by all of it, since filling a gap in the middle leaves size and ends as they were.
+    folder of them, by all of it, since filling a gap in the middle leaves size and ends as they were; what the store of
+    parsed skeletons has read and the file system calls unchanged is not read again.
     """
     videos = {path: _video_identity(Path(path)) for path in table["video"].unique() if path}
-    skeletons = {path: _skeleton_identity(Path(path)) for path in table["skeleton"].unique() if path}
-    faces = {path: _file_identity(Path(path)) for path in table["face"].unique() if path}
+    skeletons = {path: skeleton_identity(Path(path)) for path in table["skeleton"].unique() if path}
+    faces = {path: content_identity(Path(path)) for path in table["face"].unique() if path}
     video_sources, skeleton_sources, face_sources = [], [], []
     for row in table.to_dict("records"):
         interval = {key: None if pd.isna(row[key]) else float(row[key]) for key in _INTERVAL}
@@ -48,21 +51,5 @@ def _video_identity(path: Path) -> str | None:
             head = file.read(_END_BYTES)
             file.seek(max(0, size - _END_BYTES))
             return hashlib.sha256(str(size).encode() + head + file.read(_END_BYTES)).hexdigest()
-    except OSError:
-        return None
-
-
-def _skeleton_identity(path: Path) -> str | None:
-    """Of a file, or of a folder with one file a frame by their names and contents."""
-    if not path.is_dir():
-        return _file_identity(path)
-    files = [(file.name, _file_identity(file)) for file in sorted(path.glob("*.json"))]
-    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
-
-
-def _file_identity(path: Path) -> str | None:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None

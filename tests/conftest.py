@@ -12,6 +12,12 @@ from samples import FORMATS
 from mgcli.cache import FeatureCache, open_cache
 
 
+@pytest.fixture(autouse=True)
+def _no_skeleton_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests leave the user's store of parsed skeletons alone; those about it name one of their own."""
+    monkeypatch.setenv("MGCLI_SKELETON_STORE", "off")
+
+
 @pytest.fixture(params=FORMATS)
 def cache(request: pytest.FixtureRequest, tmp_path: Path) -> FeatureCache:
     """An empty cache of each format in turn."""

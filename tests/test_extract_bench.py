@@ -11,7 +11,8 @@ import torch
 from tiny_faces import draw_face, needs_mtcnn
 from tiny_media import draw_video
 
-from mgcli.extract import BackboneError, bench_backbone, create_backbone
+from mgcli.cache import MgcliError
+from mgcli.extract import BackboneError, bench_backbone, bench_skeleton_reading, create_backbone
 from mgcli.extract.bench_faces import time_faces
 from mgcli.extract.bench_input import count_flops, make_input
 
@@ -128,3 +129,25 @@ def test_inputs_are_what_the_backbone_prepares(
 def test_what_cannot_be_timed_says_why(name: str, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(BackboneError, match=message):
         bench_backbone(name, device="cpu", **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("form", ["csv", pytest.param("xlsx", marks=pytest.mark.slow)])
+def test_reading_skeletons_is_timed_from_files_and_from_the_store(form: str, tmp_path: Path) -> None:
+    report = bench_skeleton_reading(scale=0.003, form=form, workers=1, folder=tmp_path, progress=False)
+    assert (report.videos, report.clips) == (1, 56)
+    assert report.minutes == pytest.approx(2092 / 359, abs=0.1)
+    frames = round(report.minutes * 60 * 25)
+    joints_bytes = frames * {"csv": 35, "xlsx": 137}[form] * 3 * 4
+    assert report.store_bytes == joints_bytes + 4096  # so the second reading had what it needed
+    plain = report.to_json()
+    assert json.loads(json.dumps(plain)) == plain
+    assert plain["first"]["seconds"] == plain["first"]["sources_s"] + plain["first"]["joints_s"] > 0
+    assert f"56 clips of 1 videos, {report.minutes:.0f} min" in report.summary()
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_benchmark_of_skeletons_that_makes_no_sense_is_refused() -> None:
+    with pytest.raises(MgcliError, match="no form 'ods' of skeleton files; there is: csv, xlsx"):
+        bench_skeleton_reading(form="ods")
+    with pytest.raises(MgcliError, match="scale is 0; it must be above 0"):
+        bench_skeleton_reading(scale=0)

@@ -77,7 +77,7 @@ def test_table_is_a_file_or_the_folder_around_it(tmp_path: Path) -> None:
         (
             "folder",
             {"pattern": "x"},
-            "no option 'pattern' .did you mean 'subject_pattern'..; it takes: fractions, seed, subject_pattern",
+            "no option 'pattern' .did you mean 'subject_pattern'..; it takes: fractions, labels, seed, stride_s, ",
         ),
         ("folder", {"subject_pattern": "s[0-9]+"}, "needs a group"),
         ("folder", {"subject_pattern": "(s"}, "no regular expression"),

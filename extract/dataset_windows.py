@@ -1,0 +1,71 @@
+"""Whole videos cut into windows of one length, as clips to predict labels for."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mgcli.extract.dataset import DatasetError
+from mgcli.extract.video import VideoError, index_video
+from mgcli.extract.windows import window_starts
+
+
+def check_windows(window_s: Any, stride_s: Any) -> tuple[float, float] | None:
+    """Window and stride in seconds, by default one behind the other; None where no windows are asked for.
+
+    Raises:
+        DatasetError: a length that is none, or a stride without a window.
+    """
+    for name, value in (("window_s", window_s), ("stride_s", stride_s)):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if value is not None and not (is_number and value > 0):
+            raise DatasetError(f"{name} is {value!r}; it must be a number of seconds above 0")
+    if window_s is None:
+        if stride_s is not None:
+            raise DatasetError(f"stride_s is {stride_s}, but there is no window_s; give both, or window_s alone")
+        return None
+    return float(window_s), float(stride_s if stride_s is not None else window_s)
+
+
+def cut_windows(table: pd.DataFrame, window_s: float, stride_s: float) -> pd.DataFrame:
+    """Every clip as windows `CLIP_0`, `CLIP_1`, ... of its video or of its interval in seconds; labels are kept.
+
+    The windows cover all of it: a short clip is one window, and the last one is moved up to the end. A video that
+    cannot be read stays one clip, so that extraction fails it with the reason; `attrs["warnings"]` names it.
+
+    Raises:
+        DatasetError: a clip without a video, or with an interval in frames.
+    """
+    ends_s: dict[str, float] = {}
+    notes = list(table.attrs.get("warnings", []))
+    for video in table["video"].unique():
+        try:
+            ends_s[video] = index_video(Path(video)).end_s if video else 0.0
+        except VideoError as error:
+            notes.append(f"not cut into windows: {error}")
+    cut = []
+    for row in table.to_dict("records"):
+        if not row["video"]:
+            raise DatasetError(f"window_s: clip {row['clip_id']!r} has no video to cut")
+        if not pd.isna(row["start_frame"]):
+            raise DatasetError(
+                f"window_s: clip {row['clip_id']!r} has an interval in frames; give it in seconds, or leave it empty"
+            )
+        end_s = ends_s.get(row["video"])
+        if end_s is None:
+            cut.append(row)
+            continue
+        is_whole = pd.isna(row["start_s"])
+        first_s, last_s = (0.0, end_s) if is_whole else (row["start_s"], min(row["end_s"], end_s))
+        if first_s >= last_s:
+            cut.append(row)  # past the end of its video, as extraction will say
+            continue
+        for k, start_s in enumerate(window_starts(first_s, last_s, window_s, stride_s)):
+            window = {"start_s": round(start_s, 6), "end_s": round(min(start_s + window_s, last_s), 6)}
+            cut.append(row | {"clip_id": f"{row['clip_id']}_{k}"} | window)
+    windows = pd.DataFrame(cut, columns=table.columns).astype(dict(table.dtypes))
+    windows.attrs = table.attrs | {"warnings": notes}
+    return windows
