@@ -11,6 +11,7 @@ import typer
 
 from mgcli.cache.console import (
     EXIT_SOME_FAILED,
+    AllowLeakageOption,
     CacheOption,
     ClipsOption,
     DatasetOption,
@@ -157,6 +158,7 @@ def backbone_train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a checkpoint that was trained otherwise.")
     ] = False,
+    allow_leakage: AllowLeakageOption = False,
     dataset: DatasetOption = None,
     root: RootOption = None,
     clips: ClipsOption = None,
@@ -182,6 +184,7 @@ def backbone_train(
         device=device,
         workers=workers,
         overwrite=overwrite,
+        allow_leakage=allow_leakage,
     )
     print_result(report.to_json(), report.summary(), as_json)
     if report.failures:

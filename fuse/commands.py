@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mgcli.cache.console import (
+    AllowLeakageOption,
     CacheOption,
     ClipsOption,
     JsonOption,
@@ -46,6 +47,7 @@ def fuse_train(
     allow_unseen_classes: Annotated[
         bool, typer.Option("--allow-unseen-classes", help="Accept classes that have no training clip.")
     ] = False,
+    allow_leakage: AllowLeakageOption = False,
     clips: ClipsOption = None,
     cache: CacheOption = None,
     runs: RunsOption = None,
@@ -60,6 +62,8 @@ def fuse_train(
     settings = key_values(option, "--option")
     if allow_unseen_classes:
         settings["allow_unseen_classes"] = True
+    if allow_leakage:
+        settings["allow_leakage"] = True
     arguments: dict[str, Any] = {
         "head": head,
         "modalities": [name.strip() for name in modalities.split(",")] if modalities else None,
@@ -83,6 +87,7 @@ def fuse_train(
 def evaluate(
     run: RunArgument,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    allow_leakage: AllowLeakageOption = False,
     clips: ClipsOption = None,
     cache: CacheOption = None,
     protocol: ProtocolOption = None,
@@ -93,7 +98,8 @@ def evaluate(
 
     project = project_with(cache=cache)
     opened = open_project_cache(project.cache)
-    evaluation = evaluate_run(run, opened, split=split, clips=_training_clips(opened, project, clips, protocol))
+    table = _training_clips(opened, project, clips, protocol)
+    evaluation = evaluate_run(run, opened, split=split, clips=table, allow_leakage=allow_leakage)
     print_result(evaluation.to_json(), evaluation.summary(), as_json)
 
 
@@ -129,9 +135,14 @@ def heads(as_json: JsonOption = False) -> None:
 
 
 def _training_clips(cache: FeatureCache, project: Project, clips: Path | None, protocol: str | None) -> pd.DataFrame:
-    """The clip table of a flag, or the newest that the cache keeps of the project's protocol."""
+    """The clip table of a flag, or the newest that the cache keeps of the project's protocol.
+
+    A file follows the protocol that --protocol names, and none without it.
+    """
     from mgcli.cache import read_clip_table
 
     if clips is not None:
-        return read_clip_table(clips)
+        table = read_clip_table(clips)
+        table.attrs["protocol"] = protocol
+        return table
     return cache.read_clips(protocol or project.protocol or None)
