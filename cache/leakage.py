@@ -18,6 +18,7 @@ of the epoch and not the test scores.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
@@ -32,6 +33,7 @@ from mgcli.cache.errors import LeakageError
 from mgcli.cache.protocols import PROTOCOLS, Protocol
 
 SAME_INTERVAL = 0.5  # intersection over union from which two intervals count as the same piece of video (our choice)
+VIDEO_SUBJECT = "video-"  # how a data set's subject begins that stands for a video whose people it does not know
 _SHOWN = 5  # names in a message; all of them are in `names`
 _HOW_TO_MEND = {
     "subjects": "give all clips of a subject one split",
@@ -136,25 +138,29 @@ def find_leakage(
 
 
 def subjects_are_known(table: pd.DataFrame) -> bool:
-    """Whether the table says who is seen; not so where every clip's subject is its video, or the clip itself."""
+    """Whether the table says who is seen; not so where every clip's subject is named after its video or the clip."""
     if not table.attrs.get("subjects_given", True):
         return False
-    of_video = {video: {video, PurePath(video).stem, media_name(video)} for video in table["video"].unique()}
+    of_video = {video: {video, PurePath(video).stem, _media_name(video)} for video in table["video"].unique()}
     rows = zip(table["subject_id"], table["video"], table["clip_id"], strict=True)
-    return any(subject != clip_id and subject not in of_video[video] for subject, video, clip_id in rows)
-
-
-def media_name(path: str) -> str:
-    """How a video is called wherever its data set lies: its last folder and its name without suffix."""
-    return "/".join(PurePath(path).with_suffix("").parts[-2:]) if path else ""
+    return any(
+        subject != clip_id and subject not in of_video[video] and not subject.startswith(VIDEO_SUBJECT)
+        for subject, video, clip_id in rows
+    )
 
 
 def media_names(table: pd.DataFrame) -> list[str]:
-    """The names of the clips' videos, or of their skeleton files where they have none; sorted, each once."""
-    return _sorted({media_name(path) for path in _media(table).unique()} - {""})
+    """How the clips' videos and skeleton files are called wherever their data set lies; sorted, each once."""
+    return _sorted({_media_name(path) for column in ("video", "skeleton") for path in table[column].unique()} - {""})
+
+
+def _media_name(path: str) -> str:
+    """Of a file, its last folder and its name without suffix."""
+    return "/".join(PurePath(path).with_suffix("").parts[-2:]) if path else ""
 
 
 def _media(table: pd.DataFrame) -> pd.Series:
+    """(n,) the clips' videos, or their skeleton files where they have none."""
     return table["video"].where(table["video"] != "", table["skeleton"])
 
 
@@ -183,7 +189,7 @@ def _shared_subjects(
 def _shared_videos(one: pd.DataFrame, other: pd.DataFrame, first: str, second: str, *, refused: bool) -> list[Overlap]:
     """A video may show several people: it is refused where they are not known, or the published split has none."""
     there = set(_media(other)) - {""}
-    shared = _sorted({media_name(path) for path in set(_media(one)) & there})
+    shared = _sorted({_media_name(path) for path in set(_media(one)) & there})
     text = f"{len(shared)} of {len(there)} {second} videos are in {first} too"
     return _overlap("videos", first, second, shared, text, refused=refused)
 
@@ -244,27 +250,37 @@ def _seen_in_training(
     )
     fitted = pd.concat([parts["train"], parts["val"]])
     only_ours = published_overlap and clips <= set(fitted["clip_id"])  # it saw no more than the protocol lets it
-    of = f" of {its_protocol}" if its_protocol else ""
+    who = f"the {what}, trained on {its_protocol}," if its_protocol else f"the {what}"
     found = []
     for split in ("val", "test"):
-        there = {
-            "clips": set(parts[split]["clip_id"]),
-            "videos": set(media_names(parts[split])),
-            "subjects": set(parts[split]["subject_id"]),
-        }
-        for unit, seen in (("clips", clips), ("videos", videos), ("subjects", subjects)):
-            names = _sorted(seen & there[unit])
-            text = f"the {what} was trained{of} on {len(names)} of {len(there[unit])} {split} {unit}"
+        there = {unit: set(parts[split][f"{unit}_id"]) for unit in ("clip", "subject")}
+        seen_videos, all_videos = _videos_among(parts[split], videos)
+        for unit, seen, num_there in (
+            ("clips", clips & there["clip"], len(there["clip"])),
+            ("videos", seen_videos, len(all_videos)),
+            ("subjects", subjects & there["subject"], len(there["subject"])),
+        ):
+            names = _sorted(seen)
+            text = f"{who} has seen {len(names)} of {num_there} {split} {unit}"
             refused = split == "test" and not (unit == "subjects" and only_ours)
             found += _overlap("training", what, split, names, text, refused=refused)
     test_subjects = set(parts["test"]["subject_id"])
     names = _sorted(chosen_by & test_subjects)
     text = f"the epoch of the {what} was chosen by {len(names)} of {len(test_subjects)} test subjects"
     found += _overlap("training", what, "test", names, text, refused=not only_ours)
-    train = set(media_names(parts["train"]))
-    unseen = _sorted(train - videos) if train & videos else []
-    text = f"the {what} was trained{of} on the train videos but {len(unseen)} of {len(train)}, whose tokens may differ"
+    seen_videos, all_videos = _videos_among(parts["train"], videos)
+    unseen = _sorted(all_videos - seen_videos) if seen_videos else []
+    rest = f"{len(unseen)} of {len(all_videos)}, whose tokens may be of another kind"
+    text = f"{who} has seen the train videos but for {rest}"
     return found + _overlap("training", what, "train", unseen, text, refused=False)
+
+
+def _videos_among(table: pd.DataFrame, names: set[str]) -> tuple[set[str], set[str]]:
+    """The clips' videos that are among some names, by their own or by their skeleton file's; and all of them."""
+    media = _media(table)
+    files = pd.DataFrame({"name": media, "skeleton": table["skeleton"]})[media != ""].drop_duplicates()
+    rows = [(_media_name(name), _media_name(skeleton)) for name, skeleton in files.itertuples(index=False)]
+    return {name for name, skeleton in rows if name in names or skeleton in names}, {name for name, _ in rows}
 
 
 def _different_data_sets(first: str, second: str | None) -> bool:
@@ -287,5 +303,6 @@ def _overlap(kind: str, first: str, second: str, names: Iterable[str], text: str
 
 
 def _sorted(names: Iterable[str]) -> list[str]:
-    """Numbers by size, before words."""
-    return sorted(names, key=lambda name: (0, int(name), "") if name.isdigit() else (1, 0, name))
+    """In the order of people: the numbers in them by size."""
+    parts = {name: re.split(r"([0-9]+)", name) for name in names}  # text, number, text, ...
+    return sorted(parts, key=lambda name: [int(part) if i % 2 else part for i, part in enumerate(parts[name])])

@@ -127,6 +127,33 @@ def predict(
 
 
 @app.command()
+def submit(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A run's folder; several are averaged.")],
+    form: Annotated[str, typer.Option(help="miga2023-track1, miga2025-track1 or miga2025-track3.")],
+    out: Annotated[Path, typer.Option(help="File to write: .zip as the challenge takes it, or the bare .csv.")],
+    weight: Annotated[
+        list[float] | None,
+        typer.Option("--weight", help="Of each run in an average; repeat, in the order of the runs."),
+    ] = None,
+    probability: Annotated[
+        bool, typer.Option("--probability", help="Track 3: the probability of winning in place of 0 or 1.")
+    ] = False,
+    clips: ClipsOption = None,
+    cache: CacheOption = None,
+    protocol: ProtocolOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a MiGA challenge file: a prediction for every test clip of the runs' protocol, or what is missing."""
+    from mgcli.fuse import submit_runs
+
+    project = project_with(cache=cache)
+    opened = open_project_cache(project.cache)
+    table = _training_clips(opened, project, clips, protocol) if clips or protocol else None
+    submission = submit_runs(runs, opened, out, form=form, weights=weight or None, probability=probability, clips=table)
+    print_result(submission.to_json(), submission.summary(), as_json)
+
+
+@app.command()
 def heads(as_json: JsonOption = False) -> None:
     """List the fusion heads and the baselines."""
     from mgcli.fuse import describe_heads

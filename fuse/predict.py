@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,37 @@ def predict_run(
     selection, probabilities = _predict(run, cache, read_table(cache, clips), split, warn, labelled=False)
     mean = np.mean(probabilities, axis=0)
     return prediction_table(selection.table, run.config["task"], selection.classes, mean, "mean")
+
+
+def mean_predictions(tables: Sequence[pd.DataFrame], weights: Sequence[float] | None = None) -> pd.DataFrame:
+    """Prediction tables of several runs as one: the weighted mean of their probabilities.
+
+    Args:
+        tables: as `predict_run` gives them.
+        weights: one a table, 0 or more; by default all the same.
+
+    Returns:
+        clip_id, predicted and p_CLASS, for the clips that all tables have, in the order of the first.
+
+    Raises:
+        RunError: other classes in another table, or weights that are none.
+    """
+    share = np.ones(len(tables)) if weights is None else np.asarray(weights, dtype=float)
+    if len(share) != len(tables) or not np.isfinite(share).all() or (share < 0).any() or not share.sum():
+        raise RunError(
+            f"{len(tables)} run(s) and the weights {list(weights or [])}; give one weight a run, 0 or more, not all 0"
+        )
+    columns = [name for name in tables[0] if name.startswith("p_")]
+    for number, table in enumerate(tables[1:], start=2):
+        if {name for name in table if name.startswith("p_")} != set(columns):
+            raise RunError(f"run {number} knows other classes than run 1; only runs of the same classes are averaged")
+    by_clip = [table.set_index("clip_id")[columns] for table in tables]
+    everywhere = [clip_id for clip_id in by_clip[0].index if all(clip_id in each.index for each in by_clip)]
+    stacked = np.stack([each.loc[everywhere].to_numpy(float) for each in by_clip])  # (runs, n, K)
+    mean = np.tensordot(share / share.sum(), stacked, axes=1)  # (n, K)
+    predicted = [columns[place].removeprefix("p_") for place in mean.argmax(axis=1)]
+    about = pd.DataFrame({"clip_id": everywhere, "predicted": predicted})
+    return pd.concat([about, pd.DataFrame(mean, columns=columns)], axis=1)
 
 
 def prediction_table(
