@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     )
     from mgcli.extract.bench import BenchReport, bench_backbone
     from mgcli.extract.catalogue import describe_backbones, describe_datasets, describe_weights, weights_are_here
+    from mgcli.extract.check import CheckReport, check_dataset
     from mgcli.extract.dataset import (
         DATASETS,
         DatasetError,
@@ -50,6 +51,7 @@ __all__ = [
     "BackboneError",
     "BackboneTrainError",
     "BenchReport",
+    "CheckReport",
     "DatasetError",
     "DatasetProtocol",
     "DecodePlan",
@@ -75,6 +77,7 @@ __all__ = [
     "align_face",
     "backbone_class",
     "bench_backbone",
+    "check_dataset",
     "choose_protocol",
     "create_backbone",
     "decode_frames",
@@ -106,6 +109,7 @@ __getattr__ = lazy_names(
         "backbone": "BACKBONES MODALITIES Backbone BackboneError Modality Prepared backbone_class create_backbone",
         "bench": "BenchReport bench_backbone",
         "catalogue": "describe_backbones describe_datasets describe_weights weights_are_here",
+        "check": "CheckReport check_dataset",
         "dataset": "DATASETS DatasetError DatasetProtocol choose_protocol load_dataset load_project_clips",
         "dataset_demo": "DEMO_POSE_SETTINGS DemoConfig make_demo pose_labels",
         "face": "Face FaceDetector FaceError align_face read_faces",

@@ -150,9 +150,9 @@ def mean_predictions(tables: Sequence[pd.DataFrame], weights: Sequence[float] | 
         raise RunError(
             f"{len(tables)} run(s) and the weights {list(weights or [])}; give one weight a run, 0 or more, not all 0"
         )
-    columns = [name for name in tables[0] if name.startswith("p_")]
-    for number, table in enumerate(tables[1:], start=2):
-        if {name for name in table if name.startswith("p_")} != set(columns):
+    columns, *others = ([name for name in map(str, table) if name.startswith("p_")] for table in tables)
+    for number, other in enumerate(others, start=2):
+        if set(other) != set(columns):
             raise RunError(f"run {number} knows other classes than run 1; only runs of the same classes are averaged")
     by_clip = [table.set_index("clip_id")[columns] for table in tables]
     everywhere = [clip_id for clip_id in by_clip[0].index if all(clip_id in each.index for each in by_clip)]
