@@ -54,11 +54,12 @@ class Overlap:
     names: tuple[str, ...]  # of what is shared
     text: str  # what is shared, in words
     refused: bool
+    remark: str = ""  # what to think of it
 
     def message(self) -> str:
-        """For people: which, how many, and what to do."""
+        """For people: how many, which, and what to think of it."""
         some = ", ".join(self.names[:_SHOWN]) + (", ..." if len(self.names) > _SHOWN else "")
-        return f"{self.text} ({some})"
+        return f"{self.text} ({some}){self.remark}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,9 +182,10 @@ def _shared_subjects(
     there = set(other["subject_id"])
     shared = _sorted(set(one["subject_id"]) & there)
     text = f"{len(shared)} of {len(there)} {second} subjects are in {first} too"
+    remark = ""
     if published is not None:
-        text += f", as {published.name} was published: scores on {second} may be too high for people never seen"
-    return _overlap("subjects", first, second, shared, text, refused=published is None)
+        remark = f", as {published.name} was published: {second} scores may be higher than for people never seen"
+    return _overlap("subjects", first, second, shared, text, refused=published is None, remark=remark)
 
 
 def _shared_videos(one: pd.DataFrame, other: pd.DataFrame, first: str, second: str, *, refused: bool) -> list[Overlap]:
@@ -270,9 +272,9 @@ def _seen_in_training(
     found += _overlap("training", what, "test", names, text, refused=not only_ours)
     seen_videos, all_videos = _videos_among(parts["train"], videos)
     unseen = _sorted(all_videos - seen_videos) if seen_videos else []
-    rest = f"{len(unseen)} of {len(all_videos)}, whose tokens may be of another kind"
-    text = f"{who} has seen the train videos but for {rest}"
-    return found + _overlap("training", what, "train", unseen, text, refused=False)
+    text = f"{who} has seen the train videos but for {len(unseen)} of {len(all_videos)}"
+    remark = ": their tokens may be unlike the others"
+    return found + _overlap("training", what, "train", unseen, text, refused=False, remark=remark)
 
 
 def _videos_among(table: pd.DataFrame, names: set[str]) -> tuple[set[str], set[str]]:
@@ -296,10 +298,14 @@ def _unknown_subjects(published: Protocol | None) -> str:
     return f"{text}; as {published.name} was published, some subjects of {pairs} are the same"
 
 
-def _overlap(kind: str, first: str, second: str, names: Iterable[str], text: str, *, refused: bool) -> list[Overlap]:
+def _overlap(
+    kind: str, first: str, second: str, names: Iterable[str], text: str, *, refused: bool, remark: str = ""
+) -> list[Overlap]:
     """One overlap, or none where nothing is shared."""
     listed = tuple(names)
-    return [Overlap(kind=kind, first=first, second=second, names=listed, text=text, refused=refused)] if listed else []
+    if not listed:
+        return []
+    return [Overlap(kind=kind, first=first, second=second, names=listed, text=text, refused=refused, remark=remark)]
 
 
 def _sorted(names: Iterable[str]) -> list[str]:

@@ -177,16 +177,12 @@ def _said_by_dataset(table: pd.DataFrame, protocol: str) -> list[Finding]:
 
 
 def _differences(expected: list[dict[str, Any]]) -> list[Finding]:
-    return [
-        Finding(
-            is_fault=False,
-            text=f"{row['found']} {row['task']} {row['what']} in {row['split']}; published are {row['expected']} "
-            f"({row['confidence']} confidence)",
-            names=(),
-        )
+    differing = [
+        f"{row['split']} {row['task']} {row['what']} {row['found']}, not {row['expected']}"
         for row in expected
         if not row["fits"]
     ]
+    return finding(False, f"{len(differing)} of {len(expected)} counts are not as published", differing)
 
 
 def _with_media_sources(table: pd.DataFrame) -> pd.DataFrame:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from mgcli.cache import (
     SPLITS,
+    TASKS,
     FeatureCache,
     FeatureSet,
     MgcliError,
@@ -106,7 +107,7 @@ def select_for_training(
         ClipTableError: a validation split is needed and cannot be drawn.
         LeakageError: two splits share what they must not, or a backbone was trained on test clips.
     """
-    protocol = protocol_of(table)
+    protocol, all_clips = protocol_of(table), table
     table = _labelled(table, task)
     table = _with_split(table, warn)
     classes = label_classes(table, task)
@@ -121,8 +122,9 @@ def select_for_training(
         drawn = sorted(table.loc[table["split"] == "val", "subject_id"].unique())
     if not allow_unseen_classes:
         _check_classes_seen(given, table, task)
+    guarded = pd.concat([table, _unlabelled_test_clips(all_clips)])
     trained_on = backbones_trained_on(feature_sets)
-    leakage = find_leakage(table, protocol, drawn_validation=bool(drawn), trained_on=trained_on)
+    leakage = find_leakage(guarded, protocol, drawn_validation=bool(drawn), trained_on=trained_on)
     leakage.enforce(allow=allow_leakage, warn=warn)
     if not (table["split"] == "test").any():
         warn("the clip table has no test clips for this task; there will be no test scores")
@@ -190,6 +192,11 @@ def _labelled(table: pd.DataFrame, task: str) -> pd.DataFrame:
     if labelled.empty:
         raise SelectionError(f"no clip of the clip table has a label in column {task!r}")
     return labelled
+
+
+def _unlabelled_test_clips(table: pd.DataFrame) -> pd.DataFrame:
+    """Test clips of a challenge: nobody can score them here, and yet no one may train on the people in them."""
+    return table[(table["split"] == "test") & (table[list(TASKS)] == "").all(axis=1)]
 
 
 def _with_split(table: pd.DataFrame, warn: Warn) -> pd.DataFrame:

@@ -57,9 +57,10 @@ def test_the_counts_of_the_2021_emotion_protocol_fit_and_a_missing_video_is_told
     ]
     assert all(row["fits"] for row in expected)
     fewer = check(check_clip_table(table[1:]), "imigue-emotion-2021")
-    said = texts(fewer, faults=False)
-    assert "101 emotion videos in train; published are 102 (high confidence)" in said
-    assert "50 emotion win in train; published are 51 (high confidence)" in said
+    (warning,) = (each for each in fewer.findings if "published" in each.text)
+    assert warning.text == "2 of 6 counts are not as published"
+    assert warning.names == ("train emotion videos 101, not 102", "train emotion win 50, not 51")
+    assert "differs  train  emotion  videos  102       101    high" in fewer.summary()
 
 
 def test_gesture_counts_accept_both_numbers_that_sources_state_and_no_other() -> None:
