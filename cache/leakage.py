@@ -197,17 +197,18 @@ def _shared_videos(one: pd.DataFrame, other: pd.DataFrame, first: str, second: s
 
 
 def _same_intervals(one: pd.DataFrame, other: pd.DataFrame, first: str, second: str) -> list[Overlap]:
+    our_rows, their_rows = (part.groupby(_media(part).to_numpy()).indices for part in (one, other))  # video -> rows
+    our_ids, their_ids = one["clip_id"].to_numpy(), other["clip_id"].to_numpy()
+    (our_unit, our_span), (their_unit, their_span) = _spans(one), _spans(other)
     pairs = []
-    one_media, other_media = _media(one), _media(other)
-    for video in sorted((set(one_media) & set(other_media)) - {""}):
-        ours, theirs = one[one_media == video], other[other_media == video]
-        (our_unit, our_span), (their_unit, their_span) = _spans(ours), _spans(theirs)
-        their_ids = theirs["clip_id"].to_numpy()
-        for clip_id, unit, (start, end) in zip(ours["clip_id"], our_unit, our_span, strict=True):
-            both = np.minimum(end, their_span[:, 1]) - np.maximum(start, their_span[:, 0])  # (m,)
-            either = np.maximum(end, their_span[:, 1]) - np.minimum(start, their_span[:, 0])
-            same = (their_unit == unit) & (both >= SAME_INTERVAL * either)
-            pairs += [f"{clip_id} = {each}" for each in their_ids[same]]
+    for video in sorted((set(map(str, our_rows)) & set(map(str, their_rows))) - {""}):
+        rows = their_rows[video]  # (m,)
+        for row in our_rows[video]:
+            start, end = our_span[row]
+            both = np.minimum(end, their_span[rows, 1]) - np.maximum(start, their_span[rows, 0])  # (m,)
+            either = np.maximum(end, their_span[rows, 1]) - np.minimum(start, their_span[rows, 0])
+            same = (their_unit[rows] == our_unit[row]) & (both >= SAME_INTERVAL * either)
+            pairs += [f"{our_ids[row]} = {each}" for each in their_ids[rows[same]]]
     text = f"{len(pairs)} pairs of {first} and {second} clips show nearly the same interval of one video"
     return _overlap("intervals", first, second, pairs, text, refused=True)
 
