@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 from mgcli.cache.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from mgcli.cache.class_groups import CLASS_GROUP_NAMES, class_group, classes_by_group
     from mgcli.cache.clips import (
         EMOTION_CLASSES,
         SPLITS,
         TASKS,
         check_clip_table,
+        clip_table_csv,
         describe_clips,
         draw_validation,
         label_classes,
@@ -17,13 +19,21 @@ if TYPE_CHECKING:
     )
     from mgcli.cache.derive import GRID_KEY, LAYOUTS_KEY, DeriveReport, derive_layout
     from mgcli.cache.durable import committed_file, writing
-    from mgcli.cache.errors import CacheError, ClipTableError, MgcliError, NonFiniteTokensError, ProjectError
+    from mgcli.cache.errors import (
+        CacheError,
+        ClipTableError,
+        LeakageError,
+        MgcliError,
+        NonFiniteTokensError,
+        ProjectError,
+    )
     from mgcli.cache.exchange_share import is_share
     from mgcli.cache.explain import Explanation, explain_clip
     from mgcli.cache.exporting import ExportReport, export_features
     from mgcli.cache.feature_set import Failure, FeatureSet
     from mgcli.cache.importing import ImportReport, import_features
     from mgcli.cache.importing_share import ShareReport, import_share
+    from mgcli.cache.leakage import LeakageReport, Overlap, find_leakage, media_names, subjects_are_known
     from mgcli.cache.maintain import CompactReport, GarbageReport, collect_garbage, compact, remove_feature_set
     from mgcli.cache.merge import MergeReport, merge_cache
     from mgcli.cache.named import named_class
@@ -39,6 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CLASS_GROUPS",
+    "CLASS_GROUP_NAMES",
     "CLASS_NAMES",
     "EMOTION_CLASSES",
     "GRID_KEY",
@@ -61,9 +72,12 @@ __all__ = [
     "FeatureWriter",
     "GarbageReport",
     "ImportReport",
+    "LeakageError",
+    "LeakageReport",
     "MergeReport",
     "MgcliError",
     "NonFiniteTokensError",
+    "Overlap",
     "Progress",
     "Project",
     "ProjectError",
@@ -72,7 +86,10 @@ __all__ = [
     "TokenGrid",
     "VerifyReport",
     "check_clip_table",
+    "class_group",
     "class_name",
+    "classes_by_group",
+    "clip_table_csv",
     "collect_garbage",
     "committed_file",
     "compact",
@@ -81,17 +98,20 @@ __all__ = [
     "draw_validation",
     "explain_clip",
     "export_features",
+    "find_leakage",
     "import_features",
     "import_share",
     "is_share",
     "label_classes",
     "lazy_names",
     "load_project",
+    "media_names",
     "merge_cache",
     "named_class",
     "open_cache",
     "read_clip_table",
     "remove_feature_set",
+    "subjects_are_known",
     "verify_cache",
     "warn",
     "write_project",
@@ -101,12 +121,14 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {  # module -> public names in it
-        "clips": "EMOTION_CLASSES SPLITS TASKS check_clip_table describe_clips draw_validation label_classes "
-        "read_clip_table",
+        "class_groups": "CLASS_GROUP_NAMES class_group classes_by_group",
+        "clips": "EMOTION_CLASSES SPLITS TASKS check_clip_table clip_table_csv describe_clips draw_validation "
+        "label_classes read_clip_table",
         "derive": "GRID_KEY LAYOUTS_KEY DeriveReport derive_layout",
         "durable": "committed_file writing",
-        "errors": "CacheError ClipTableError MgcliError NonFiniteTokensError ProjectError",
+        "errors": "CacheError ClipTableError LeakageError MgcliError NonFiniteTokensError ProjectError",
         "feature_set": "Failure FeatureSet",
+        "leakage": "LeakageReport Overlap find_leakage media_names subjects_are_known",
         "maintain": "CompactReport GarbageReport collect_garbage compact remove_feature_set",
         "merge": "MergeReport merge_cache",
         "explain": "Explanation explain_clip",

@@ -36,6 +36,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 ProtocolOption = Annotated[
     str | None, typer.Option("--protocol", help="Split of the data set, or a name to keep a clip table under.")
 ]
+AllowLeakageOption = Annotated[
+    bool, typer.Option("--allow-leakage", help="Go on where the leakage guard refuses; every table then says so.")
+]
 
 
 def project_with(**given: Any) -> Project:

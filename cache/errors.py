@@ -19,3 +19,7 @@ class NonFiniteTokensError(CacheError):
 
 class ProjectError(MgcliError):
     """A project file, or its absence, that stops a command."""
+
+
+class LeakageError(MgcliError):
+    """A split, or a backbone, that would test on what it was trained on."""

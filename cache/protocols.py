@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 OWN_VALIDATION = "-subject-val"  # ending of a protocol whose validation subjects we drew from the training subjects
+_TRAIN_TEST, _TRAIN_VAL = ("train", "test"), ("train", "val")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,11 +21,12 @@ class Protocol:
     tasks: tuple[str, ...]
     about: str  # one line for people
     own_validation: bool = False  # True: its validation subjects are ours, so none of them may be in training
+    shared_subjects: tuple[tuple[str, str], ...] = ()  # pairs of splits that share subjects as it was published
 
 
 def _with_own_validation(*published: Protocol) -> dict[str, Protocol]:
     """Each protocol as it was published and, behind it, with our validation subjects."""
-    found = {}
+    found: dict[str, Protocol] = {}
     for each in published:
         ours = Protocol(
             name=each.name + OWN_VALIDATION,
@@ -32,6 +34,7 @@ def _with_own_validation(*published: Protocol) -> dict[str, Protocol]:
             tasks=each.tasks,
             about=f"{each.about}; validation subjects drawn by us from the training subjects",
             own_validation=True,
+            shared_subjects=(_TRAIN_TEST, ("val", "test")) if _TRAIN_TEST in each.shared_subjects else (),
         )
         found |= {each.name: each, ours.name: ours}
     return found
@@ -49,24 +52,28 @@ PROTOCOLS: dict[str, Protocol] = _with_own_validation(
         dataset="imigue",
         tasks=("gesture",),
         about="MiGA challenge, Track 1: gestures, 241 training, 10 validation, 104 test videos",
+        shared_subjects=(_TRAIN_VAL,),  # its five validation subjects (facts: imigue, section 6)
     ),
     Protocol(
         name="imigue-emotion-2021",
         dataset="imigue",
         tasks=("emotion",),
         about="iMiGUE, CVPR 2021: win or lose, 102 training and 100 test interviews",
+        shared_subjects=(_TRAIN_TEST,),  # 39 subjects (facts: imigue, section 7)
     ),
     Protocol(
         name="miga-track3",
         dataset="imigue",
         tasks=("emotion",),
         about="MiGA challenge 2025, Track 3: win or lose, 245 training, 10 validation, 104 test interviews",
+        shared_subjects=(_TRAIN_VAL,),  # its five validation subjects (facts: imigue, section 6)
     ),
     Protocol(
         name="miga-2025",
         dataset="imigue",
         tasks=("gesture", "emotion"),
         about="MiGA challenge 2025, Tracks 1 and 3 in one table",
+        shared_subjects=(_TRAIN_VAL,),  # its five validation subjects (facts: imigue, section 6)
     ),
     Protocol(
         name="smg-gesture",

@@ -195,7 +195,9 @@ class FeatureCache:
         return True
 
     def read_clips(self, protocol: str | None = None) -> pd.DataFrame:
-        """The newest clip table of a protocol, or of all where none is named; `attrs["path"]` says which.
+        """The newest clip table of a protocol, or of all where none is named.
+
+        Its `attrs` say which: "path" and "protocol".
 
         Raises:
             CacheError: there is none.
@@ -206,6 +208,7 @@ class FeatureCache:
             raise CacheError(f"{what} in {self.path}; run mgcli extract or mgcli cache import, or give --clips FILE")
         table = _read_stored_clips(newest)
         table.attrs["path"] = str(newest)
+        table.attrs["protocol"] = newest.name.rpartition("--")[0]
         return table
 
     def info(self) -> dict[str, Any]:

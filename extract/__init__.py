@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mgcli.extract.bench import BenchReport, bench_backbone
     from mgcli.extract.bench_skeletons import SkeletonBenchReport, bench_skeleton_reading
     from mgcli.extract.catalogue import describe_backbones, describe_datasets, describe_weights, weights_are_here
+    from mgcli.extract.check import CheckReport, check_dataset
     from mgcli.extract.dataset import (
         DATASETS,
         DatasetError,
@@ -53,6 +54,7 @@ __all__ = [
     "BackboneError",
     "BackboneTrainError",
     "BenchReport",
+    "CheckReport",
     "DatasetError",
     "DatasetProtocol",
     "DecodePlan",
@@ -80,6 +82,7 @@ __all__ = [
     "backbone_class",
     "bench_backbone",
     "bench_skeleton_reading",
+    "check_dataset",
     "choose_protocol",
     "create_backbone",
     "decode_frames",
@@ -114,6 +117,7 @@ __getattr__ = lazy_names(
         "bench": "BenchReport bench_backbone",
         "bench_skeletons": "SkeletonBenchReport bench_skeleton_reading",
         "catalogue": "describe_backbones describe_datasets describe_weights weights_are_here",
+        "check": "CheckReport check_dataset",
         "dataset": "DATASETS DatasetError DatasetProtocol choose_protocol load_dataset load_project_clips table_notes",
         "dataset_demo": "DEMO_POSE_SETTINGS DemoConfig make_demo pose_labels",
         "face": "Face FaceDetector FaceError align_face read_faces",

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mgcli.cache.console import (
+    EXIT_FAULT,
     EXIT_SOME_FAILED,
+    AllowLeakageOption,
     CacheOption,
     ClipsOption,
     DatasetOption,
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 app = typer.Typer()
 weights_app = typer.Typer(help="List every weights file, or import a released one.")
 app.add_typer(weights_app, name="weights")
+data_app = typer.Typer(help="Check the data, or write the clip table.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
 bench_app = typer.Typer()
 cache_app = typer.Typer()
 
@@ -92,6 +96,56 @@ def init(
     path = write_project(replace(project, protocol=protocol), Path.cwd(), overwrite=overwrite)
     typer.echo(describe_clips(table))
     typer.echo(f"wrote {path}; next: mgcli extract --modality video")
+
+
+@data_app.command("check")
+def data_check(
+    all_files: Annotated[
+        bool, typer.Option("--all", help="Look into every video and skeleton file, not only into 20 of each.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of the sample of files.")] = 0,
+    dataset: DatasetOption = None,
+    root: RootOption = None,
+    clips: ClipsOption = None,
+    protocol: ProtocolOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check the data: counts as published, classes, files that are missing or odd, rows left out, leakage.
+
+    Exit code 0: fine, or only warnings; 3: faults that cost clips; 1: splits that stage two would refuse.
+    """
+    from mgcli.extract import check_dataset, load_project_clips
+
+    project = project_with(dataset=dataset, root=root, clips=clips, protocol=protocol)
+    table, protocol = load_project_clips(project)
+    report = check_dataset(table, dataset=project.dataset, protocol=protocol, all_files=all_files, seed=seed)
+    print_result(report.to_json(), report.summary(), as_json)
+    if report.faults:
+        raise typer.Exit(EXIT_SOME_FAILED)
+    if report.leakage.refused:
+        raise typer.Exit(EXIT_FAULT)
+
+
+@data_app.command("table")
+def data_table(
+    out: Annotated[Path | None, typer.Option(help="CSV file to write; default stdout.")] = None,
+    dataset: DatasetOption = None,
+    root: RootOption = None,
+    clips: ClipsOption = None,
+    protocol: ProtocolOption = None,
+) -> None:
+    """Write the clip table of the data set as CSV; --clips takes it again."""
+    from mgcli.cache import clip_table_csv, committed_file, writing
+    from mgcli.extract import load_project_clips
+
+    table, _ = load_project_clips(project_with(dataset=dataset, root=root, clips=clips, protocol=protocol))
+    content = clip_table_csv(table)
+    if out is None:
+        typer.echo(content.decode("utf-8"), nl=False)
+        return
+    with writing(out), committed_file(out) as temporary:
+        temporary.write_bytes(content)
+    say(f"wrote {len(table)} clips to {out}")
 
 
 @app.command()
@@ -160,6 +214,7 @@ def backbone_train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a checkpoint that was trained otherwise.")
     ] = False,
+    allow_leakage: AllowLeakageOption = False,
     dataset: DatasetOption = None,
     root: RootOption = None,
     clips: ClipsOption = None,
@@ -185,6 +240,7 @@ def backbone_train(
         device=device,
         workers=workers,
         overwrite=overwrite,
+        allow_leakage=allow_leakage,
     )
     print_result(report.to_json(), report.summary(), as_json)
     if report.failures:

@@ -27,6 +27,7 @@ from mgcli.cache import (
     Progress,
     check_clip_table,
     draw_validation,
+    find_leakage,
     warn,
     writing,
 )
@@ -105,6 +106,7 @@ def train_pose_backbone(
     device: str | None = None,
     workers: int | None = None,
     overwrite: bool = False,
+    allow_leakage: bool = False,
     progress: bool = True,
 ) -> PoseTrainReport:
     """Train both streams and write one checkpoint, `agcn_two_stream-PROTOCOL.safetensors`.
@@ -116,18 +118,20 @@ def train_pose_backbone(
             held back, the same ones as for a head.
         task: gesture or emotion: the label column.
         settings: fields of `BackboneTrainConfig` and `Augmentation`, and options of `JointStream`.
-        protocol: name of the clip table; it becomes part of the file's name.
+        protocol: of the clip table; it becomes part of the file's name.
         weights_dir: folder of the checkpoint.
         precision: auto, float32, or bfloat16 for mixed precision.
         device: such as cuda:0; None takes a GPU where there is one.
         workers: skeleton files read at once; None suits the machine.
         overwrite: replace a checkpoint that was trained otherwise.
+        allow_leakage: accept splits that the leakage guard refuses, as a warning.
         progress: show it on stderr.
 
     Raises:
         BackboneTrainError: a setting that does not exist or fit, too few clips, a loss that is not finite, or a
             checkpoint of another training in the way.
         ClipTableError: no such task, or no validation subjects can be drawn.
+        LeakageError: two splits share what they must not.
     """
     started = time.monotonic()
     chosen_device = choose_device(device)
@@ -136,7 +140,7 @@ def train_pose_backbone(
     assert isinstance(backbone, JointStream)
     options = {name: (backbone.transform | backbone.sampling)[name] for name in TRAINED_HERE}
     plan = TrainPlan(
-        table=_labelled(table, task, config),
+        table=_guarded(_labelled(table, task), protocol, config, allow_leakage),
         task=task,
         protocol=protocol,
         options=options,
@@ -202,8 +206,8 @@ def make_train_config(settings: Mapping[str, Any]) -> tuple[BackboneTrainConfig,
     return config, {name: value for name, value in settings.items() if name in TRAINED_HERE}
 
 
-def _labelled(table: pd.DataFrame, task: str, config: BackboneTrainConfig) -> pd.DataFrame:
-    """The clips to train, choose and test on, with sources; validation subjects are drawn where there are none."""
+def _labelled(table: pd.DataFrame, task: str) -> pd.DataFrame:
+    """The clips to train, choose and test on, with sources."""
     if task not in TASKS:
         raise ClipTableError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
     table = check_clip_table(table)
@@ -216,7 +220,18 @@ def _labelled(table: pd.DataFrame, task: str, config: BackboneTrainConfig) -> pd
     if without.any():
         warn(f"{without.sum()} of {len(used)} clips have no skeleton file and are left out")
     used = used[~without].reset_index(drop=True)
-    return add_sources(draw_validation(used, seed=config.split_seed, fraction=config.validation_fraction))
+    return add_sources(used)
+
+
+def _guarded(table: pd.DataFrame, protocol: str, config: BackboneTrainConfig, allow_leakage: bool) -> pd.DataFrame:
+    """The clips with validation subjects, drawn where there are none; splits that share what they must not are refused.
+
+    A forced leak is told in every table of a head on these tokens: its run looks at what the checkpoint was trained on.
+    """
+    drawn = not (table["split"] == "val").any()
+    table = draw_validation(table, seed=config.split_seed, fraction=config.validation_fraction)
+    find_leakage(table, protocol, drawn_validation=drawn).enforce(allow=allow_leakage, warn=warn)
+    return table
 
 
 def _check_clips(clips: PoseClips) -> None:

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from safetensors.torch import save
 
-from mgcli.cache import committed_file, warn, writing
+from mgcli.cache import committed_file, media_names, warn, writing
 from mgcli.extract.backbone_agcn import TRAINED_STEM
 from mgcli.extract.train_pose_clips import BackboneTrainError, PoseClips
 from mgcli.extract.train_pose_loop import BackboneTrainConfig, StreamState
@@ -70,6 +70,7 @@ def write_checkpoint(
             "task": plan.task,
             "clips": sorted(train["clip_id"]),
             "subjects": sorted(train["subject_id"].unique()),
+            "videos": media_names(train),
             "epoch_chosen_by_subjects": sorted(val["subject_id"].unique()),
         },
         "training": plan.to_json(),

@@ -49,6 +49,7 @@ class VideoIndex:
     counted: bool
     cut_short: bool  # the header promises more frames than the file holds
     stated_s: float  # length that the header promises; 0 if it does not say
+    size_px: tuple[int, int]  # width and height as stored, before any turn
 
     @property
     def num_frames(self) -> int:
@@ -121,6 +122,7 @@ def index_video(path: Path) -> VideoIndex:
             counted=counted,
             cut_short=lost_frames and stated_s > max(end_s, readable_s) + STATED_SLACK_S,
             stated_s=stated_s,
+            size_px=(stream.codec_context.width, stream.codec_context.height),
         )
 
 

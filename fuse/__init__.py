@@ -8,14 +8,16 @@ if TYPE_CHECKING:
     from mgcli.fuse.compare import compare_heads, describe_heads
     from mgcli.fuse.head import HEADS, FusionHead, HeadConfig, HeadError, HeadOutput, create_head
     from mgcli.fuse.loop import TrainConfig, TrainError, make_config
-    from mgcli.fuse.predict import Evaluation, evaluate_run, predict_run
+    from mgcli.fuse.predict import Evaluation, evaluate_run, mean_predictions, predict_run
     from mgcli.fuse.run import Run, RunError, results_table
     from mgcli.fuse.selection import SelectionError
+    from mgcli.fuse.submit import SUBMISSION_FORMS, Submission, SubmissionForm, SubmitError, submit_runs
     from mgcli.fuse.task import TASKS, TaskError
     from mgcli.fuse.train import train_head
 
 __all__ = [
     "HEADS",
+    "SUBMISSION_FORMS",
     "TASKS",
     "Evaluation",
     "FusionHead",
@@ -25,6 +27,9 @@ __all__ = [
     "Run",
     "RunError",
     "SelectionError",
+    "Submission",
+    "SubmissionForm",
+    "SubmitError",
     "TaskError",
     "TrainConfig",
     "TrainError",
@@ -33,8 +38,10 @@ __all__ = [
     "describe_heads",
     "evaluate_run",
     "make_config",
+    "mean_predictions",
     "predict_run",
     "results_table",
+    "submit_runs",
     "train_head",
 ]
 
@@ -44,9 +51,10 @@ __getattr__ = lazy_names(
         "compare": "compare_heads describe_heads",
         "head": "HEADS FusionHead HeadConfig HeadError HeadOutput create_head",
         "loop": "TrainConfig TrainError make_config",
-        "predict": "Evaluation evaluate_run predict_run",
+        "predict": "Evaluation evaluate_run mean_predictions predict_run",
         "run": "Run RunError results_table",
         "selection": "SelectionError",
+        "submit": "SUBMISSION_FORMS Submission SubmissionForm SubmitError submit_runs",
         "task": "TASKS TaskError",
         "train": "train_head",
     },

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mgcli.cache.console import (
+    AllowLeakageOption,
     CacheOption,
     ClipsOption,
     JsonOption,
@@ -46,6 +47,7 @@ def fuse_train(
     allow_unseen_classes: Annotated[
         bool, typer.Option("--allow-unseen-classes", help="Accept classes that have no training clip.")
     ] = False,
+    allow_leakage: AllowLeakageOption = False,
     clips: ClipsOption = None,
     cache: CacheOption = None,
     runs: RunsOption = None,
@@ -60,6 +62,8 @@ def fuse_train(
     settings = key_values(option, "--option")
     if allow_unseen_classes:
         settings["allow_unseen_classes"] = True
+    if allow_leakage:
+        settings["allow_leakage"] = True
     arguments: dict[str, Any] = {
         "head": head,
         "modalities": [name.strip() for name in modalities.split(",")] if modalities else None,
@@ -83,6 +87,7 @@ def fuse_train(
 def evaluate(
     run: RunArgument,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    allow_leakage: AllowLeakageOption = False,
     clips: ClipsOption = None,
     cache: CacheOption = None,
     protocol: ProtocolOption = None,
@@ -93,7 +98,8 @@ def evaluate(
 
     project = project_with(cache=cache)
     opened = open_project_cache(project.cache)
-    evaluation = evaluate_run(run, opened, split=split, clips=_training_clips(opened, project, clips, protocol))
+    table = _training_clips(opened, project, clips, protocol)
+    evaluation = evaluate_run(run, opened, split=split, clips=table, allow_leakage=allow_leakage)
     print_result(evaluation.to_json(), evaluation.summary(), as_json)
 
 
@@ -121,6 +127,33 @@ def predict(
 
 
 @app.command()
+def submit(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A run's folder; several are averaged.")],
+    form: Annotated[str, typer.Option(help="miga2023-track1, miga2025-track1 or miga2025-track3.")],
+    out: Annotated[Path, typer.Option(help="File to write: .zip as the challenge takes it, or the bare .csv.")],
+    weight: Annotated[
+        list[float] | None,
+        typer.Option("--weight", help="Of each run in an average; repeat, in the order of the runs."),
+    ] = None,
+    probability: Annotated[
+        bool, typer.Option("--probability", help="Track 3: the probability of winning in place of 0 or 1.")
+    ] = False,
+    clips: ClipsOption = None,
+    cache: CacheOption = None,
+    protocol: ProtocolOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a MiGA challenge file: a prediction for every test clip of the runs' protocol, or what is missing."""
+    from mgcli.fuse import submit_runs
+
+    project = project_with(cache=cache)
+    opened = open_project_cache(project.cache)
+    table = _training_clips(opened, project, clips, protocol) if clips or protocol else None
+    submission = submit_runs(runs, opened, out, form=form, weights=weight or None, probability=probability, clips=table)
+    print_result(submission.to_json(), submission.summary(), as_json)
+
+
+@app.command()
 def heads(as_json: JsonOption = False) -> None:
     """List the fusion heads and the baselines."""
     from mgcli.fuse import describe_heads
@@ -129,9 +162,14 @@ def heads(as_json: JsonOption = False) -> None:
 
 
 def _training_clips(cache: FeatureCache, project: Project, clips: Path | None, protocol: str | None) -> pd.DataFrame:
-    """The clip table of a flag, or the newest that the cache keeps of the project's protocol."""
+    """The clip table of a flag, or the newest that the cache keeps of the project's protocol.
+
+    A file follows the protocol that --protocol names, and none without it.
+    """
     from mgcli.cache import read_clip_table
 
     if clips is not None:
-        return read_clip_table(clips)
+        table = read_clip_table(clips)
+        table.attrs["protocol"] = protocol
+        return table
     return cache.read_clips(protocol or project.protocol or None)

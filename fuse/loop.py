@@ -50,6 +50,7 @@ class TrainConfig:
     validation_fraction: float = 0.2  # share of training subjects, where the clip table has no val split
     split_seed: int = 0  # of that drawn validation split, the same for all seeds of a run
     allow_unseen_classes: bool = False  # accept a class that has clips, but none to train on
+    allow_leakage: bool = False  # accept splits and backbones that the leakage guard refuses, as a warning
     device: str = "auto"  # auto: cuda where there is one
     head: HeadConfig = field(default_factory=HeadConfig)
 

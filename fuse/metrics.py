@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from mgcli.cache import CLASS_GROUP_NAMES
+
 NUM_RESAMPLES = 2000
 CONFIDENCE = 0.95
+GROUP_SCORES = {name: f"{name}_accuracy" for name in CLASS_GROUP_NAMES}
 CONFUSION_METRICS = ("top1", "macro_f1", "mean_class_accuracy")  # those that have an interval
 
 
@@ -21,16 +24,21 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int
     return cells.reshape(num_classes, num_classes)
 
 
-def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+def scores(
+    labels: np.ndarray, probabilities: np.ndarray, groups: Mapping[str, Sequence[int]] | None = None
+) -> dict[str, float]:
     """Every score that makes sense for these clips.
 
     Args:
         labels: (n,) int, n at least 1.
         probabilities: (n, K).
+        groups: head, middle and tail -> their classes.
 
     Returns:
         top1, macro_f1 and mean_class_accuracy; top5 with more than five classes; auc with two classes
-        that both occur.
+        that both occur; head_accuracy, middle_accuracy and tail_accuracy of the groups that have clips: the
+        mean over a group's classes of each one's accuracy, as Liu et al. (CVPR 2019) report it, so that the
+        rarest class counts as much as any.
     """
     num_classes = probabilities.shape[1]
     matrix = confusion_matrix(labels, probabilities.argmax(axis=1), num_classes)
@@ -41,6 +49,11 @@ def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
         result["top5"] = float(((probabilities >= own[:, None]).sum(axis=1) <= 5).mean())
     if num_classes == 2 and len(np.unique(labels)) == 2:
         result["auc"] = _auc(labels, probabilities[:, 1])
+    true = matrix.sum(axis=1)
+    for name, classes in (groups or {}).items():
+        there = [label for label in classes if true[label]]
+        if there:
+            result[GROUP_SCORES[name]] = float((matrix.diagonal()[there] / true[there]).mean())
     return result
 
 

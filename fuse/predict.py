@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,19 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mgcli.cache import CacheError, FeatureCache, FeatureSet, open_cache, warn
+from mgcli.cache import CacheError, FeatureCache, FeatureSet, find_leakage, open_cache, warn
 from mgcli.fuse.head import HeadConfig, create_head
 from mgcli.fuse.loop import predict_probabilities
 from mgcli.fuse.metrics import over_seeds, scores, subject_intervals
-from mgcli.fuse.run import Run, RunError, scores_table
-from mgcli.fuse.selection import Selection, read_table, select_for_prediction
+from mgcli.fuse.run import Run, RunError, group_rows, scores_table
+from mgcli.fuse.selection import (
+    Selection,
+    backbones_trained_on,
+    clip_list_hash,
+    protocol_of,
+    read_table,
+    select_for_prediction,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +60,7 @@ def evaluate_run(
     *,
     split: str = "test",
     clips: pd.DataFrame | str | Path | None = None,
+    allow_leakage: bool = False,
 ) -> Evaluation:
     """Score every seed of a run on the labelled clips of a split.
 
@@ -61,8 +69,11 @@ def evaluate_run(
         cache: a cache with the run's feature sets.
         split: train, val or test.
         clips: clip table, or its file; by default the newest of the cache.
+        allow_leakage: score clips that the head or a backbone was trained on all the same, with a warning.
 
     Raises:
+        LeakageError: the clips are not those that the run was tested on, and it was trained on some of them, on
+            their subjects or on their videos.
         MgcliError: the run, the cache and the clip table do not go together.
     """
     run = run if isinstance(run, Run) else Run.load(run)
@@ -72,7 +83,13 @@ def evaluate_run(
         warnings.append(message)
         warn(message)
 
-    selection, probabilities = _predict(run, cache, clips, split, note)
+    cache = cache if isinstance(cache, FeatureCache) else open_cache(cache)
+    table = read_table(cache, clips)
+    selection, probabilities = _predict(run, cache, table, split, note, labelled=True)
+    if clip_list_hash(selection.table, run.config["task"]) != run.config["clips"].get("test_hash"):
+        trained_on = backbones_trained_on(_feature_sets(run, cache)) | {"head": run.config.get("trained_on", {})}
+        leakage = find_leakage(selection.table, protocol_of(table), trained_on=trained_on)
+        leakage.enforce(allow=allow_leakage, warn=note)
     labels = selection.tensors.labels.numpy()
     predicted = [each.argmax(axis=1) for each in probabilities]
     subjects = selection.table["subject_id"].to_numpy()
@@ -80,7 +97,7 @@ def evaluate_run(
         run=run,
         split=split,
         num_clips=len(labels),
-        metrics=over_seeds([scores(labels, each) for each in probabilities]),
+        metrics=over_seeds([scores(labels, each, group_rows(run.config)) for each in probabilities]),
         intervals=subject_intervals(labels, predicted, subjects, len(selection.classes)),
         warnings=warnings,
     )
@@ -99,7 +116,7 @@ def predict_run(
         run: a run, or its folder.
         cache: a cache with the run's feature sets.
         clips: clip table, or its file; by default the newest of the cache.
-        split: only the labelled clips of this split; None for every clip that has tokens.
+        split: only clips of this split; None for every clip that has tokens.
 
     Returns:
         One row a clip: clip_id, subject_id, split, seed ("mean"), true (empty without a label), predicted,
@@ -109,9 +126,41 @@ def predict_run(
         MgcliError: the run, the cache and the clip table do not go together.
     """
     run = run if isinstance(run, Run) else Run.load(run)
-    selection, probabilities = _predict(run, cache, clips, split, warn)
+    cache = cache if isinstance(cache, FeatureCache) else open_cache(cache)
+    selection, probabilities = _predict(run, cache, read_table(cache, clips), split, warn, labelled=False)
     mean = np.mean(probabilities, axis=0)
     return prediction_table(selection.table, run.config["task"], selection.classes, mean, "mean")
+
+
+def mean_predictions(tables: Sequence[pd.DataFrame], weights: Sequence[float] | None = None) -> pd.DataFrame:
+    """Prediction tables of several runs as one: the weighted mean of their probabilities.
+
+    Args:
+        tables: as `predict_run` gives them.
+        weights: one a table, 0 or more; by default all the same.
+
+    Returns:
+        clip_id, predicted and p_CLASS, for the clips that all tables have, in the order of the first.
+
+    Raises:
+        RunError: other classes in another table, or weights that are none.
+    """
+    share = np.ones(len(tables)) if weights is None else np.asarray(weights, dtype=float)
+    if len(share) != len(tables) or not np.isfinite(share).all() or (share < 0).any() or not share.sum():
+        raise RunError(
+            f"{len(tables)} run(s) and the weights {list(weights or [])}; give one weight a run, 0 or more, not all 0"
+        )
+    columns, *others = ([name for name in map(str, table) if name.startswith("p_")] for table in tables)
+    for number, other in enumerate(others, start=2):
+        if set(other) != set(columns):
+            raise RunError(f"run {number} knows other classes than run 1; only runs of the same classes are averaged")
+    by_clip = [table.set_index("clip_id")[columns] for table in tables]
+    everywhere = [clip_id for clip_id in by_clip[0].index if all(clip_id in each.index for each in by_clip)]
+    stacked = np.stack([each.loc[everywhere].to_numpy(float) for each in by_clip])  # (runs, n, K)
+    mean = np.tensordot(share / share.sum(), stacked, axes=1)  # (n, K)
+    predicted = [columns[place].removeprefix("p_") for place in mean.argmax(axis=1)]
+    about = pd.DataFrame({"clip_id": everywhere, "predicted": predicted})
+    return pd.concat([about, pd.DataFrame(mean, columns=columns)], axis=1)
 
 
 def prediction_table(
@@ -133,21 +182,23 @@ def prediction_table(
 
 def _predict(
     run: Run,
-    cache: FeatureCache | str | Path,
-    clips: pd.DataFrame | str | Path | None,
+    cache: FeatureCache,
+    table: pd.DataFrame,
     split: str | None,
     warn: Callable[[str], None],
+    *,
+    labelled: bool,
 ) -> tuple[Selection, list[np.ndarray]]:
     """The clips, and (n, K) probabilities from each seed."""
-    cache = cache if isinstance(cache, FeatureCache) else open_cache(cache)
     config = run.config
     selection = select_for_prediction(
-        read_table(cache, clips),
+        table,
         config["task"],
         _feature_sets(run, cache),
         config["classes"],
         max_tokens=config["config"]["max_tokens"],
         split=split,
+        labelled=labelled,
         val_subjects=config["clips"]["drawn_val_subjects"],
         warn=warn,
     )

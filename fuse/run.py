@@ -4,7 +4,7 @@ A run folder holds:
 
 | file                   | what                                                                          |
 |------------------------|-------------------------------------------------------------------------------|
-| config.json            | task, head, modalities, feature sets, classes, clips, seeds, settings, versions, warnings |
+| config.json            | task, protocol, head, feature sets, classes, clips, seeds, settings, versions, warnings |
 | metrics.json           | what `Run.to_json` gives, and confusion matrices                              |
 | predictions.csv        | one row per seed and clip of val and test: true, predicted, p_CLASS           |
 | history.csv            | one row per seed and epoch                                                    |
@@ -77,6 +77,11 @@ class Run:
         return list(self.config["features"])
 
     @property
+    def protocol(self) -> str | None:
+        """Of the clip table; None for a table that was given as a file."""
+        return self.config.get("protocol")
+
+    @property
     def weights(self) -> dict[str, str]:
         """Modality -> the weights that its tokens come from."""
         return {name: each["weights"] for name, each in self.config["features"].items()}
@@ -102,12 +107,14 @@ class Run:
         return {
             "run": str(self.path),
             "task": self.config["task"],
+            "protocol": self.protocol,
             "head": self.label,
             "modalities": self.modalities,
             "seeds": self.config["seeds"],
             "metrics": self.metrics,
             "intervals": self.intervals,
             "classes": self.config["classes"],
+            "class_groups": self.config.get("class_groups", {}),
             "clips": self.config["clips"]["counts"],
             "weights": self.weights,
             "warnings": self.config["warnings"],
@@ -136,13 +143,25 @@ def results_table(runs: Sequence[Run]) -> str:
 def scores_table(rows: Sequence[tuple[Run, str, dict[str, Any], dict[str, Any]]], task: str) -> str:
     """One line a row (run, split, scores, intervals), in percent."""
     shown = [score for score in TASKS[task].shown if any(score in found for _, _, found, _ in rows)]
-    table = [["head", "modalities", "seeds", "split", *shown]]
+    protocols = {run.protocol: run.protocol or "own clip table" for run, *_ in rows}
+    several = len(protocols) > 1
+    table = [["head", "modalities", *(["protocol"] if several else []), "seeds", "split", *shown]]
     for run, split, found, intervals in rows:
-        about = [run.label, "+".join(run.modalities), str(len(run.config["seeds"])), split]
+        where = [protocols[run.protocol]] if several else []
+        about = [run.label, "+".join(run.modalities), *where, str(len(run.config["seeds"])), split]
         table.append([*about, *(_cell(found, intervals, score) for score in shown)])
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
-    return "\n".join([f"{task}: mean +- std over seeds [95 % interval over subjects], in percent", *lines])
+    title = task if several else ", ".join([task, *protocols.values()])
+    return "\n".join([f"{title}: mean +- std over seeds [95 % interval over subjects], in percent", *lines])
+
+
+def group_rows(config: dict[str, Any]) -> dict[str, list[int]]:
+    """Head, middle and tail -> places of their classes among a run's classes, as `scores` takes them."""
+    return {
+        name: [config["classes"].index(each) for each in classes]
+        for name, classes in config.get("class_groups", {}).items()
+    }
 
 
 @contextmanager

@@ -5,20 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from mgcli.cache import (
     SPLITS,
-    ClipTableError,
+    TASKS,
     FeatureCache,
     FeatureSet,
     MgcliError,
     check_clip_table,
+    classes_by_group,
     draw_validation,
+    find_leakage,
     label_classes,
     read_clip_table,
 )
@@ -39,6 +41,7 @@ class Selection:
     tensors: ClipTensors
     classes: list[str]
     drawn_val_subjects: list[str]  # empty where the table has its own validation split
+    class_groups: dict[str, list[str]]  # head, middle, tail -> classes, by training clips
 
     def rows(self, split: str) -> np.ndarray:
         """(n,) int64, the clips of a split."""
@@ -60,6 +63,20 @@ def read_table(cache: FeatureCache, clips: pd.DataFrame | str | Path | None) -> 
     return check_clip_table(clips) if isinstance(clips, pd.DataFrame) else read_clip_table(clips)
 
 
+def protocol_of(table: pd.DataFrame) -> str | None:
+    """The protocol whose clips a table holds, where the cache or the caller said so in `attrs`."""
+    return table.attrs.get("protocol") or None
+
+
+def backbones_trained_on(feature_sets: dict[str, FeatureSet]) -> dict[str, dict[str, Any]]:
+    """What the backbones of some feature sets were trained on, of those that we trained."""
+    return {
+        f"{modality} backbone": each.provenance["trained_on"]
+        for modality, each in feature_sets.items()
+        if "trained_on" in each.provenance
+    }
+
+
 def select_for_training(
     table: pd.DataFrame,
     task: str,
@@ -69,6 +86,7 @@ def select_for_training(
     validation_fraction: float,
     split_seed: int,
     allow_unseen_classes: bool,
+    allow_leakage: bool,
     warn: Warn,
 ) -> Selection:
     """Settle which clips a run uses, and read their tokens.
@@ -81,15 +99,19 @@ def select_for_training(
         validation_fraction: share of the training subjects that are held back where the table has no val split.
         split_seed: of that draw.
         allow_unseen_classes: accept a class that has clips, but none to train on.
+        allow_leakage: accept what the leakage guard refuses, as a warning.
         warn: told what is left out, missing or shared.
 
     Raises:
         SelectionError: nothing to train on, one class only, or a class without training clips.
         ClipTableError: a validation split is needed and cannot be drawn.
+        LeakageError: two splits share what they must not, or a backbone was trained on test clips.
     """
+    protocol, all_clips = protocol_of(table), table
     table = _labelled(table, task)
     table = _with_split(table, warn)
     classes = label_classes(table, task)
+    groups = classes_by_group(table, task, classes)
     table, tensors = _with_tokens(table, task, classes, feature_sets, max_tokens, warn)
     if not (table["split"] == "train").any():
         raise SelectionError(f"no training clip has a {task} label and tokens; mark some clips as split=train")
@@ -98,14 +120,15 @@ def select_for_training(
     if not (table["split"] == "val").any():
         table = draw_validation(table, seed=split_seed, fraction=validation_fraction)
         drawn = sorted(table.loc[table["split"] == "val", "subject_id"].unique())
-        if set(drawn) & set(table.loc[table["split"] == "train", "subject_id"]):
-            raise ClipTableError(f"the drawn validation split shares subjects with training: {', '.join(drawn)}")
     if not allow_unseen_classes:
         _check_classes_seen(given, table, task)
-    _warn_of_shared_subjects(table, warn)
+    guarded = pd.concat([table, _unlabelled_test_clips(all_clips)])
+    trained_on = backbones_trained_on(feature_sets)
+    leakage = find_leakage(guarded, protocol, drawn_validation=bool(drawn), trained_on=trained_on)
+    leakage.enforce(allow=allow_leakage, warn=warn)
     if not (table["split"] == "test").any():
         warn("the clip table has no test clips for this task; there will be no test scores")
-    return Selection(table, tensors, classes, drawn)
+    return Selection(table, tensors, classes, drawn, groups)
 
 
 def select_for_prediction(
@@ -116,6 +139,7 @@ def select_for_prediction(
     *,
     max_tokens: int,
     split: str | None,
+    labelled: bool,
     val_subjects: Sequence[str],
     warn: Warn,
 ) -> Selection:
@@ -127,7 +151,8 @@ def select_for_prediction(
         feature_sets: modality -> its tokens.
         classes: those that the head knows.
         max_tokens: of a clip and modality.
-        split: only clips of this split that have a label; None for every clip.
+        split: only clips of this split; None for every clip.
+        labelled: only clips that have a label, to score them.
         val_subjects: training subjects that the run held back for validation.
         warn: told what is left out.
 
@@ -140,16 +165,20 @@ def select_for_prediction(
     if split is not None:
         if split not in SPLITS:
             raise SelectionError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
-        table = table[(table["split"] == split) & (table[task] != "")].reset_index(drop=True)
+        table = table[table["split"] == split].reset_index(drop=True)
         if table.empty:
-            raise SelectionError(f"no {split} clip has a {task} label")
+            raise SelectionError(f"the clip table has no {split} clip")
+    if labelled:
+        table = table[table[task] != ""].reset_index(drop=True)
+        if table.empty:
+            raise SelectionError(f"no {split or 'such'} clip has a {task} label")
         unknown = sorted(set(table[task]) - set(classes))
         if unknown:
             raise SelectionError(
                 f"the run was not trained on {task} {', '.join(unknown)}; its classes: {', '.join(classes)}"
             )
     table, tensors = _with_tokens(table, task, classes, feature_sets, max_tokens, warn)
-    return Selection(table, tensors, classes, [])
+    return Selection(table, tensors, classes, [], {})
 
 
 def clip_list_hash(table: pd.DataFrame, task: str) -> str:
@@ -163,6 +192,11 @@ def _labelled(table: pd.DataFrame, task: str) -> pd.DataFrame:
     if labelled.empty:
         raise SelectionError(f"no clip of the clip table has a label in column {task!r}")
     return labelled
+
+
+def _unlabelled_test_clips(table: pd.DataFrame) -> pd.DataFrame:
+    """Test clips of a challenge: nobody can score them here, and yet no one may train on the people in them."""
+    return table[(table["split"] == "test") & (table[list(TASKS)] == "").all(axis=1)]
 
 
 def _with_split(table: pd.DataFrame, warn: Warn) -> pd.DataFrame:
@@ -225,15 +259,6 @@ def _check_classes_seen(given: pd.DataFrame, table: pd.DataFrame, task: str) -> 
         f"{len(unseen)} {task} class(es) without training clips{why}: {listed}. Mark clips of them as split=train, "
         "remove their labels, or allow it with --allow-unseen-classes"
     )
-
-
-def _warn_of_shared_subjects(table: pd.DataFrame, warn: Warn) -> None:
-    subjects = {split: set(table.loc[table["split"] == split, "subject_id"]) for split in SPLITS}
-    for first, second in combinations(SPLITS, 2):
-        shared = sorted(subjects[first] & subjects[second])
-        if shared:
-            some = ", ".join(shared[:3]) + (", ..." if len(shared) > 3 else "")
-            warn(f"{len(shared)} subject(s) are in both {first} and {second} ({some}): scores will be too high")
 
 
 def _named(table: pd.DataFrame) -> str:

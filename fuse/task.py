@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from mgcli.cache import CacheError, FeatureCache, FeatureSet, MgcliError
+from mgcli.fuse.metrics import GROUP_SCORES
 
 SINGLE = "single"  # the head of one modality; a result of it is named single_MODALITY
 
@@ -23,6 +24,7 @@ class Task:
     modalities: tuple[str, ...]
     head: str
     shown: tuple[str, ...]  # scores in a table for people, the main one first
+    long_tailed: bool = False  # scored by head, middle and tail classes too
     stand_ins: dict[str, str] = field(default_factory=dict)  # modality -> what is read where the cache lacks it
 
 
@@ -31,7 +33,8 @@ TASKS: dict[str, Task] = {
         name="gesture",
         modalities=("video", "pose"),
         head="cross_modal_token_fusion",
-        shown=("top1", "top5", "mean_class_accuracy", "macro_f1"),
+        shown=("top1", "top5", "mean_class_accuracy", "macro_f1", *GROUP_SCORES.values()),
+        long_tailed=True,
     ),
     "emotion": Task(
         name="emotion",

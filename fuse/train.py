@@ -17,14 +17,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mgcli.cache import FeatureCache, Progress, open_cache, warn
+from mgcli.cache import FeatureCache, Progress, media_names, open_cache, warn
 from mgcli.fuse.data import token_statistics
 from mgcli.fuse.head import FittedHead, create_head
 from mgcli.fuse.loop import TrainConfig, TrainError, fit_head, predict_probabilities
 from mgcli.fuse.metrics import confusion_matrix, over_seeds, scores, subject_intervals
 from mgcli.fuse.predict import prediction_table
-from mgcli.fuse.run import RUN_VERSION, Run, check_writable, run_folder, write_run
-from mgcli.fuse.selection import Selection, clip_list_hash, read_table, select_for_training
+from mgcli.fuse.run import RUN_VERSION, Run, check_writable, group_rows, run_folder, write_run
+from mgcli.fuse.selection import Selection, clip_list_hash, protocol_of, read_table, select_for_training
 from mgcli.fuse.task import Choice, choose, get_task
 
 SCORED_SPLITS = ("val", "test")
@@ -82,19 +82,21 @@ def train_head(
     seed_list = _seed_list(seeds)
     check_writable(Path(runs))
     _note_random_weights(chosen, note)
+    table = read_table(cache, clips)
     selection = select_for_training(
-        read_table(cache, clips),
+        table,
         task,
         chosen.feature_sets,
         max_tokens=config.max_tokens,
         validation_fraction=config.validation_fraction,
         split_seed=config.split_seed,
         allow_unseen_classes=config.allow_unseen_classes,
+        allow_leakage=config.allow_leakage,
         warn=note,
     )
     trained = _train_seeds(chosen, selection, seed_list, config, progress)
-    results = _score(trained, selection)
-    described = _describe(cache, task, chosen, selection, seed_list, config, warnings)
+    described = _describe(cache, task, protocol_of(table), chosen, selection, seed_list, config, warnings)
+    results = _score(trained, selection, group_rows(described))
     with run_folder(Path(runs), re.sub(r"[^A-Za-z0-9._-]+", "_", f"{task}-{chosen.label}")) as (folder, path):
         run = Run(path=path, config=described, metrics=results["metrics"], intervals=results["intervals"])
         history = pd.DataFrame([{"seed": each.seed, **row} for each in trained for row in each.history])
@@ -186,7 +188,7 @@ def _device(name: str) -> torch.device:
         raise TrainError(f"cannot use device {name!r}: {str(error).splitlines()[0]}") from None
 
 
-def _score(trained: list[_Trained], selection: Selection) -> dict[str, Any]:
+def _score(trained: list[_Trained], selection: Selection, groups: dict[str, list[int]]) -> dict[str, Any]:
     """Scores, intervals and confusion matrices (summed over the seeds) of each split that has clips."""
     metrics: dict[str, Any] = {}
     intervals: dict[str, Any] = {}
@@ -199,7 +201,7 @@ def _score(trained: list[_Trained], selection: Selection) -> dict[str, Any]:
             metrics[split], intervals[split] = {}, {}
             continue
         predicted = [each.probabilities[split].argmax(axis=1) for each in trained]
-        metrics[split] = over_seeds([scores(labels[rows], each.probabilities[split]) for each in trained])
+        metrics[split] = over_seeds([scores(labels[rows], each.probabilities[split], groups) for each in trained])
         intervals[split] = subject_intervals(labels[rows], predicted, subjects[rows], num_classes)
         matrices = [confusion_matrix(labels[rows], each, num_classes) for each in predicted]
         confusion[split] = np.sum(matrices, axis=0).tolist()
@@ -219,6 +221,7 @@ def _prediction_rows(trained: list[_Trained], selection: Selection, task: str) -
 def _describe(
     cache: FeatureCache,
     task: str,
+    protocol: str | None,
     chosen: Choice,
     selection: Selection,
     seeds: list[int],
@@ -242,19 +245,35 @@ def _describe(
         "run_version": RUN_VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "task": task,
+        "protocol": protocol,
         "head": chosen.head,
         "label": chosen.label,
         "features": features,
         "classes": selection.classes,
+        "class_groups": selection.class_groups if get_task(task).long_tailed else {},
         "seeds": seeds,
         "cache": str(cache.path.resolve()),
         "clips": {
             "hash": clip_list_hash(selection.table, task),
+            "test_hash": clip_list_hash(selection.table.iloc[selection.rows("test")], task),
             "counts": selection.counts(),
             "drawn_val_subjects": selection.drawn_val_subjects,
         },
+        "trained_on": _trained_on(selection, protocol, task),
         "config": asdict(config),
         "packages": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         "device": str(_device(config.device)),
         "warnings": warnings,
+    }
+
+
+def _trained_on(selection: Selection, protocol: str | None, task: str) -> dict[str, Any]:
+    """Whom the head learned from and was chosen by, in the words of a pose backbone's checkpoint."""
+    train, val = (selection.table.iloc[selection.rows(split)] for split in ("train", "val"))
+    return {
+        "protocol": protocol,
+        "task": task,
+        "subjects": sorted(train["subject_id"].unique()),
+        "videos": media_names(train),
+        "epoch_chosen_by_subjects": sorted(val["subject_id"].unique()),
     }

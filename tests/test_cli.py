@@ -101,7 +101,7 @@ def imported(tmp_path: Path) -> Path:
 def test_both_commands_run_as_they_stand_in_a_project_folder(tmp_path: Path) -> None:
     rows = ["clip_id,video,subject_id,split,emotion"]
     for i in range(6):
-        make_video(tmp_path / f"v{i}.mp4", num_frames=18)
+        make_video(tmp_path / f"v{i}.mp4", num_frames=18, first_number=i)  # no two alike
         rows.append(f"c{i},v{i}.mp4,s{i // 2},{'test' if i >= 4 else 'train'},{('win', 'lose')[i % 2]}")
     (tmp_path / "clips.csv").write_text("\n".join(rows))
     mgcli("init", "table", "--clips", "clips.csv", "--weights", "random:0", cwd=tmp_path)

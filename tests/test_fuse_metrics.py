@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from mgcli.cache import classes_by_group
 from mgcli.fuse.metrics import confusion_matrix, over_seeds, scores, subject_intervals
 
 
@@ -47,6 +49,28 @@ def test_auc_of_two_classes_counts_a_tie_half() -> None:
 
 def test_auc_needs_both_classes() -> None:
     assert "auc" not in scores(np.array([1, 1]), one_hot([0, 1], 2))
+
+
+def test_group_accuracies_are_means_over_the_classes_that_have_clips() -> None:
+    labels = np.array([0, 0, 0, 0, 1, 1, 2])
+    groups = {"head": [0], "middle": [1, 3], "tail": [2, 4]}
+    found = scores(labels, one_hot([0, 0, 0, 1, 1, 0, 2], 5), groups)
+    assert found["head_accuracy"] == pytest.approx(3 / 4)
+    assert found["middle_accuracy"] == pytest.approx(1 / 2)  # class 3 has no clip
+    assert found["tail_accuracy"] == 1.0
+    without = scores(labels[:4], one_hot([0, 0, 0, 1], 5), groups)
+    assert set(without) & {"middle_accuracy", "tail_accuracy"} == set()
+
+
+def test_classes_are_grouped_by_training_clips_as_in_the_literature() -> None:
+    counts = {"0": 101, "1": 100, "2": 20, "3": 19}
+    rows = [("train", name) for name, count in counts.items() for _ in range(count)] + [("test", "4")] * 200
+    table = pd.DataFrame(rows, columns=["split", "gesture"])
+    assert classes_by_group(table, "gesture", ["0", "1", "2", "3", "4"]) == {
+        "head": ["0"],
+        "middle": ["1", "2"],
+        "tail": ["3", "4"],
+    }
 
 
 def test_confusion_matrix_has_true_classes_in_rows() -> None:

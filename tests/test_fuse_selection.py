@@ -122,14 +122,6 @@ def test_one_training_subject_is_refused(planted: FeatureCache, tmp_path: Path) 
         train_head(planted, "gesture", clips=clips_of(planted, subject_id="s1"), runs=tmp_path / "runs")
 
 
-def test_subjects_in_two_splits_are_warned_of(
-    planted: FeatureCache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    subjects = [f"s{i % 8}" for i in range(240)]
-    train_head(planted, "gesture", head="constant", clips=clips_of(planted, subject_id=subjects), runs=tmp_path)
-    assert "subject(s) are in both train and test" in capsys.readouterr().err
-
-
 def test_without_test_clips_there_are_no_test_scores(
     planted: FeatureCache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,188 @@
+"""The files that a clip table names: which are not there, cannot be read, or are of another rate or size than the rest.
+
+A fault costs clips: an extraction would fail them. Everything else is a warning.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+
+from mgcli.cache import PROTOCOLS, MgcliError, Progress
+from mgcli.extract.skeleton import read_skeleton
+from mgcli.extract.video import VideoError, VideoIndex, index_video
+
+SAMPLE = 20  # files of a kind that are looked into, unless all are asked for
+RATE_SLACK = 0.001  # of the rate: 29.97 and 30 frames/s are two rates
+UNEVEN = 1.5  # a frame shown so many times as long as the usual one makes the rate uneven
+PUBLISHED_RATE_AND_SIZE = {"imigue": (25.0, (1280, 720))}  # data set -> frames/s, width and height (facts: imigue, 1)
+_THREADS = 4  # reading packets and files, not computing
+_KINDS = ("video", "skeleton", "face")
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Something odd about the data."""
+
+    is_fault: bool  # it costs clips
+    text: str
+    names: tuple[str, ...]  # files, clips or rows
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as plain JSON values."""
+        return {"fault": self.is_fault, "text": self.text, "names": list(self.names), "count": len(self.names)}
+
+
+def missing_files(table: pd.DataFrame) -> list[Finding]:
+    """Files that are named and not there, and clips that name nothing to extract from."""
+    found = []
+    for kind in _KINDS:
+        absent = {name for name in table[kind].unique() if name and not _is_there(Path(name), kind)}
+        clips = int(table[kind].isin(absent).sum())
+        text = f"{len(absent)} {kind} files are not there, of {clips} clips"
+        found += finding(True, text, sorted(absent))
+    nothing = (table["video"] == "") & (table["skeleton"] == "")
+    found += finding(
+        True, f"{nothing.sum()} clips name neither a video nor a skeleton", list(table.loc[nothing, "clip_id"])
+    )
+    for kind, used in (("video", table["video"] != ""), ("skeleton", table["skeleton"] != "")):
+        without = ~used & ~nothing
+        if used.any():
+            text = f"{without.sum()} of {len(table)} clips name no {kind} file"
+            found += finding(False, text, list(table.loc[without, "clip_id"]))
+    return found
+
+
+def look_into_files(
+    table: pd.DataFrame, protocol: str | None, *, all_files: bool, seed: int, progress: bool
+) -> tuple[list[Finding], dict[str, Any]]:
+    """Index videos and read skeletons, a seeded sample of each or all.
+
+    Args:
+        table: a checked clip table.
+        protocol: its protocol; a published one says which rate and size to expect, else the commonest counts.
+        all_files: not only `SAMPLE` of each kind.
+        seed: of the sample.
+        progress: show it on stderr.
+
+    Returns:
+        What is odd, and kind -> how many files were looked into, of how many.
+    """
+    videos = _sample(table, "video", all_files, seed)
+    skeletons = _sample(table, "skeleton", all_files, seed)
+    with Progress("look into files", len(videos) + len(skeletons), unit="file", shown=progress) as bar:
+        indices = dict(zip(videos, _each(videos, _index, bar), strict=True))
+        found = _of_videos(table, indices, protocol)
+        first = table.drop_duplicates("skeleton")
+        rate_of = dict(zip(first["skeleton"], first["skeleton_fps"], strict=True))
+        video_of = dict(zip(first["skeleton"], first["video"], strict=True))
+
+        def read(name: str) -> str:
+            return _fault_of_skeleton(name, rate_of[name], indices.get(video_of[name]))
+
+        faults = dict(zip(skeletons, _each(skeletons, read, bar), strict=True))
+    unreadable = {name: fault for name, fault in faults.items() if fault}
+    clips = int(table["skeleton"].isin(unreadable).sum())
+    text = f"{len(unreadable)} skeleton files cannot be read, of {clips} clips"
+    found += finding(True, text, list(unreadable.values()))
+    looked = {
+        kind: {"looked_into": len(names), "of": sum(Path(name).exists() for name in table[kind].unique() if name)}
+        for kind, names in (("video", videos), ("skeleton", skeletons))
+    }
+    return found, looked
+
+
+def finding(is_fault: bool, text: str, names: Sequence[str]) -> list[Finding]:
+    """One finding, or none where nothing is named."""
+    return [Finding(is_fault=is_fault, text=text, names=tuple(names))] if names else []
+
+
+def _of_videos(table: pd.DataFrame, indices: dict[str, VideoIndex | VideoError], protocol: str | None) -> list[Finding]:
+    good = {name: index for name, index in indices.items() if isinstance(index, VideoIndex)}
+    bad = {name: str(error) for name, error in indices.items() if isinstance(error, VideoError)}
+    clips = int(table["video"].isin(bad).sum())
+    found = finding(True, f"{len(bad)} videos cannot be read, of {clips} clips", list(bad.values()))
+    if not good:
+        return found
+    cut = [name for name, index in good.items() if index.cut_short]
+    found += finding(False, f"{len(cut)} videos are cut short: their headers promise more frames", cut)
+    uneven = [name for name, index in good.items() if _is_uneven(index)]
+    found += finding(False, f"{len(uneven)} videos have an uneven frame rate; times are those of the frames", uneven)
+    rates = {name: _rate(index) for name, index in good.items() if name not in uneven}
+    sizes = {name: index.size_px for name, index in good.items()}
+    published = PUBLISHED_RATE_AND_SIZE.get(PROTOCOLS[protocol].dataset) if protocol in PROTOCOLS else None
+    rate, (width_px, height_px) = published or (_commonest(rates) or 0.0, _commonest(sizes))
+    who = "as published" if published else "as most have"
+    others = [f"{name}: {each:g}" for name, each in rates.items() if abs(each - rate) > RATE_SLACK * rate]
+    found += finding(False, f"{len(others)} videos have not {rate:g} frames/s, {who}", others)
+    others = [f"{name}: {each[0]}x{each[1]}" for name, each in sizes.items() if each != (width_px, height_px)]
+    found += finding(False, f"{len(others)} videos have not {width_px}x{height_px} pixels, {who}", others)
+    late = [clip_id for name, index in good.items() for clip_id in _after_the_end(table[table["video"] == name], index)]
+    return found + finding(True, f"{len(late)} clips begin after the end of their video", late)
+
+
+def _after_the_end(clips: pd.DataFrame, index: VideoIndex) -> list[str]:
+    late = (clips["start_s"] >= index.end_s) | (clips["start_frame"] >= index.num_frames).fillna(False)
+    return list(clips.loc[late.astype(bool), "clip_id"])
+
+
+def _rate(index: VideoIndex) -> float:
+    """Frames a second, to three digits; of one frame by how long it is shown."""
+    return round(index.num_frames / index.end_s, 3) if index.end_s > 0 else 0.0
+
+
+def _is_uneven(index: VideoIndex) -> bool:
+    steps = np.diff(index.time_s)
+    return len(steps) > 1 and bool((steps > UNEVEN * np.median(steps)).any())
+
+
+def _commonest(values: dict[str, Any]) -> Any:
+    """The value that most have, the first of equals; None where there is none."""
+    return Counter(values.values()).most_common(1)[0][0] if values else None
+
+
+def _sample(table: pd.DataFrame, kind: str, all_files: bool, seed: int) -> list[str]:
+    there = sorted(name for name in table[kind].unique() if name and _is_there(Path(name), kind))
+    if all_files or len(there) <= SAMPLE:
+        return there
+    return sorted(np.random.default_rng(seed).choice(there, SAMPLE, replace=False).tolist())
+
+
+def _is_there(path: Path, kind: str) -> bool:
+    return path.is_file() or (kind == "skeleton" and path.is_dir())
+
+
+def _each(names: Sequence[str], work: Callable[[str], _T], bar: Progress) -> Iterator[_T]:
+    """The work done on each, several at a time, in order."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for result in pool.map(work, names):
+            bar.step()
+            yield result
+
+
+def _index(name: str) -> VideoIndex | VideoError:
+    try:
+        return index_video(Path(name))
+    except VideoError as error:
+        return error
+
+
+def _fault_of_skeleton(name: str, fps: float, index: VideoIndex | VideoError | None) -> str:
+    """Why a skeleton file cannot be used; empty where it can."""
+    video = index if isinstance(index, VideoIndex) else None
+    if pd.isna(fps) and video is None:
+        fps = 25.0  # its video was not looked into: any rate will do to read it
+    try:
+        read_skeleton(Path(name), fps=None if pd.isna(fps) else fps, video=video)
+    except MgcliError as error:
+        return str(error)
+    return ""
