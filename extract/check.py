@@ -69,6 +69,9 @@ class CheckReport:
         if looked:
             partly = any(each["looked_into"] < each["of"] for each in self.files.values())
             lines += ["", f"looked into {looked}" + ("; all of them: --all" if partly else "")]
+        hands = ", ".join(f"{order} in {count}" for order, count in self.files["skeleton"]["hands"].items())
+        if hands:
+            lines.append(f"fingertips of the hands, in skeleton files that have them in a row: {hands}")
         warnings = [_line(each) for each in self.findings if not each.is_fault] + self.leakage.warnings()
         refused = [f"leakage: {each.message()}" for each in self.leakage.refused]
         lines += [""] if warnings or self.faults or refused else []

@@ -16,13 +16,15 @@ import numpy as np
 import pandas as pd
 
 from mgcli.cache import PROTOCOLS, MgcliError, Progress
-from mgcli.extract.skeleton import read_skeleton
+from mgcli.extract.skeleton import Skeleton, read_skeleton
+from mgcli.extract.skeleton_hands import hand_order
 from mgcli.extract.video import VideoError, VideoIndex, index_video
 
 SAMPLE = 20  # files of a kind that are looked into, unless all are asked for
 RATE_SLACK = 0.001  # of the rate: 29.97 and 30 frames/s are two rates
 UNEVEN = 1.5  # a frame shown so many times as long as the usual one makes the rate uneven
 PUBLISHED_RATE_AND_SIZE = {"imigue": (25.0, (1280, 720))}  # data set -> frames/s, width and height (facts: imigue, 1)
+HANDS_LAYOUT = "imigue35"  # the layout in which one hand's fingertips come before the other's
 _THREADS = 4  # reading packets and files, not computing
 _KINDS = ("video", "skeleton", "face")
 
@@ -75,7 +77,8 @@ def look_into_files(
         progress: show it on stderr.
 
     Returns:
-        What is odd, and kind -> how many files were looked into, of how many.
+        What is odd, and kind -> how many files were looked into, of how many; of skeletons with fingertips of both
+        hands also whose come first.
     """
     videos = _sample(table, "video", all_files, seed)
     skeletons = _sample(table, "skeleton", all_files, seed)
@@ -86,18 +89,22 @@ def look_into_files(
         rate_of = dict(zip(first["skeleton"], first["skeleton_fps"], strict=True))
         video_of = dict(zip(first["skeleton"], first["video"], strict=True))
 
-        def read(name: str) -> str:
-            return _fault_of_skeleton(name, rate_of[name], indices.get(video_of[name]))
+        def look(name: str) -> _Look:
+            return _look(_read(name, rate_of[name], indices.get(video_of[name])))
 
-        faults = dict(zip(skeletons, _each(skeletons, read, bar), strict=True))
-    unreadable = {name: fault for name, fault in faults.items() if fault}
+        looks = dict(zip(skeletons, _each(skeletons, look, bar), strict=True))
+    unreadable = {name: look.fault for name, look in looks.items() if look.fault}
     clips = int(table["skeleton"].isin(unreadable).sum())
     text = f"{len(unreadable)} skeleton files cannot be read, of {clips} clips"
     found += finding(True, text, list(unreadable.values()))
-    looked = {
+    swapped = [name for name, look in looks.items() if look.hands == "right first"]
+    text = f"{len(swapped)} skeleton files have the fingertips of the right hand first; {HANDS_LAYOUT} says left first"
+    found += finding(False, text, swapped)
+    looked: dict[str, Any] = {
         kind: {"looked_into": len(names), "of": sum(Path(name).exists() for name in table[kind].unique() if name)}
         for kind, names in (("video", videos), ("skeleton", skeletons))
     }
+    looked["skeleton"]["hands"] = dict(Counter(look.hands for look in looks.values() if look.hands))
     return found, looked
 
 
@@ -176,13 +183,26 @@ def _index(name: str) -> VideoIndex | VideoError:
         return error
 
 
-def _fault_of_skeleton(name: str, fps: float, index: VideoIndex | VideoError | None) -> str:
-    """Why a skeleton file cannot be used; empty where it can."""
+@dataclass(frozen=True, kw_only=True)
+class _Look:
+    """What is kept of a skeleton file that was looked into."""
+
+    fault: str = ""  # why it cannot be used; empty where it can
+    hands: str = ""  # whose fingertips come first, where its layout has a first hand
+
+
+def _look(skeleton: Skeleton | MgcliError) -> _Look:
+    if isinstance(skeleton, MgcliError):
+        return _Look(fault=str(skeleton))
+    has_order = skeleton.layout is not None and skeleton.layout.name == HANDS_LAYOUT
+    return _Look(hands=hand_order(skeleton.joints) if has_order else "")
+
+
+def _read(name: str, fps: float, index: VideoIndex | VideoError | None) -> Skeleton | MgcliError:
     video = index if isinstance(index, VideoIndex) else None
     if pd.isna(fps) and video is None:
         fps = 25.0  # its video was not looked into: any rate will do to read it
     try:
-        read_skeleton(Path(name), fps=None if pd.isna(fps) else fps, video=video)
+        return read_skeleton(Path(name), fps=None if pd.isna(fps) else fps, video=video)
     except MgcliError as error:
-        return str(error)
-    return ""
+        return error

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from imigue_ids import EMOTION_2021_TEST, EMOTION_2021_TRAIN, GESTURE_TEST, GESTURE_TRAIN, MIGA_VALIDATION
 from tiny_media import make_skeleton, make_video
+from tiny_skeletons import points, write_imigue_csv
 
 from mgcli.cache import check_clip_table, read_clip_table
 from mgcli.extract import CheckReport, check_dataset
@@ -144,9 +145,27 @@ def media(tmp_path: Path) -> pd.DataFrame:
 def test_good_files_are_fine(media: pd.DataFrame) -> None:
     report = check(media)
     assert report.findings == []
-    assert report.files == {"video": {"looked_into": 6, "of": 6}, "skeleton": {"looked_into": 6, "of": 6}}
+    assert report.files == {"video": {"looked_into": 6, "of": 6}, "skeleton": {"looked_into": 6, "of": 6, "hands": {}}}
     assert report.to_json()["ok"]
     assert report.summary().endswith("no faults")
+
+
+def test_hands_in_the_wrong_order_are_told_from_the_data(media: pd.DataFrame, tmp_path: Path) -> None:
+    joints = points(20, 35)
+    joints[:, 25:30, :2] = joints[:, 7, None, :2] + 5  # the first five fingertips are near the left wrist
+    joints[:, 30:35, :2] = joints[:, 4, None, :2] + 5
+    for i in range(3):
+        write_imigue_csv(
+            tmp_path / f"v{i}.csv", joints if i else joints[:, [*range(25), *range(30, 35), *range(25, 30)]]
+        )
+        media.loc[i, "skeleton"] = str(tmp_path / f"v{i}.csv")
+    report = check(media)
+    assert report.files["skeleton"]["hands"] == {"right first": 1, "left first": 2}
+    (found,) = report.findings
+    assert "1 skeleton files have the fingertips of the right hand first; imigue35 says left first" in found.text
+    assert found.names == (str(tmp_path / "v0.csv"),)
+    assert not found.is_fault
+    assert "right first in 1, left first in 2" in report.summary()
 
 
 def _remove(name: str) -> Callable[[Path, pd.DataFrame], None]:
