@@ -127,9 +127,11 @@ def find_leakage(
         pair = parts[first], parts[second]
         if not len(pair[0]) or not len(pair[1]):
             continue
-        if known:
-            overlaps += _shared_subjects(*pair, first, second, published if (first, second) in allowed else None)
-        overlaps += _shared_videos(*pair, first, second, refused=not known or published is not None)
+        videos = _shared_videos(*pair, first, second, refused=not known or published is not None)
+        if known or not videos:  # subjects that are not known stand for videos, of which there may be no files
+            excused = published if known and (first, second) in allowed else None
+            overlaps += _shared_subjects(*pair, first, second, excused)
+        overlaps += videos
         overlaps += _same_intervals(*pair, first, second)
         overlaps += _same_media(*pair, first, second, refused=published is None)
     for what, training in (trained_on or {}).items():

@@ -217,6 +217,11 @@ def test_a_video_of_unknown_people_may_not() -> None:
     assert "does not say who is seen" in report.notes[0]
 
 
+def test_a_video_in_two_splits_is_refused_where_there_is_no_file_of_it() -> None:
+    table = table_of(("0054_0", "", "video-0054", "train"), ("0054_1", "", "video-0054", "test"))
+    assert found(find_leakage(table, "imigue-emotion-2021")) == [("subjects", "train", "test", 1, True)]
+
+
 def test_unknown_people_are_told_also_after_the_table_was_kept() -> None:
     rows = pd.DataFrame({"clip_id": ["a", "b"], "video": ["v.mp4", "w.mp4"], "split": ["train", "test"]})
     table = check_clip_table(rows)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from golden_weights import scaled_error
 
-from mgcli.cache import MgcliError, open_cache, read_clip_table
+from mgcli.cache import LeakageError, MgcliError, open_cache, read_clip_table
 from mgcli.extract import (
     BackboneTrainError,
     WeightsError,
@@ -88,6 +88,22 @@ def test_the_checkpoint_says_what_it_was_trained_on(trained: Path) -> None:
     assert (len(subjects), len(chosen_by)) == (12, 3)
     assert not subjects & chosen_by
     assert "s15" not in subjects | chosen_by
+    assert len(trained_on["videos"]) == 48
+    assert {Path(name).name for name in trained_on["videos"]} == set(trained_on["clips"])  # a skeleton file a clip
+
+
+def test_splits_that_share_subjects_are_refused_and_a_published_overlap_is_told(
+    table: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shared = table.assign(subject_id=table["subject_id"].replace("s15", "s0"))
+    with pytest.raises(LeakageError, match=r"1 of 1 test subjects are in (train|val) too \(s0\).*--allow-leakage"):
+        train(shared, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    quick = {"settings": {"epochs": 1}}
+    train(shared, tmp_path, protocol="imigue-emotion-2021", **quick)
+    assert "as imigue-emotion-2021 was published" in capsys.readouterr().err
+    train(shared, tmp_path, allow_leakage=True, **quick)
+    assert "leakage, forced with --allow-leakage: 1 of 1 test subjects" in capsys.readouterr().err
 
 
 def test_weights_lists_the_checkpoint(trained: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import pandas as pd
 import pytest
 from planted import QUICK
 from samples import make_spec
+from typer.testing import CliRunner
 
 from mgcli.cache import FeatureCache, check_clip_table, open_cache
+from mgcli.cli import app
 from mgcli.fuse import (
     SUBMISSION_FORMS,
     RunError,
@@ -173,6 +176,22 @@ def test_weights_that_make_no_sense_are_refused(weights: list[float]) -> None:
 def test_runs_of_other_classes_are_not_averaged() -> None:
     with pytest.raises(RunError, match="run 2 knows other classes than run 1"):
         mean_predictions([predicted(), predicted(p_2=0.0)])
+
+
+def test_the_command_writes_the_same_file_and_takes_a_weight_for_each_run(
+    cache: FeatureCache, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "file.csv"
+    words = ["submit", *[str(runs["emotion"])] * 2, "--form", "miga2025-track3", "--out", str(out)]
+    words += ["--cache", str(cache.path), "--protocol", "miga-2025", "--weight", "2", "--weight", "1"]
+    done = CliRunner().invoke(app, [*words, "--json"])
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert (result["clips"], result["form"], result["out"]) == (2, "miga2025-track3", str(out))
+    assert out.read_bytes() == b"video_id,label\n0054,0\n0101,1\n"
+    assert "wrote 2 predictions of emotion-single_context" in CliRunner().invoke(app, words).stdout
+    refused = CliRunner().invoke(app, [*words, "--weight", "3"])
+    assert isinstance(refused.exception, RunError)
 
 
 # What is refused
