@@ -17,8 +17,9 @@ import torch
 from tqdm import tqdm
 
 from mgcli.cache import FeatureCache, open_cache, warn
-from mgcli.fuse.head import HEADS, head_class
+from mgcli.fuse.head import HEADS, check_options, head_class
 from mgcli.fuse.run import Run
+from mgcli.fuse.settings import TrainConfig
 from mgcli.fuse.task import SINGLE, choose, get_task
 from mgcli.fuse.train import train_head
 
@@ -52,6 +53,7 @@ def compare_heads(
     """
     opened = cache if isinstance(cache, FeatureCache) else open_cache(cache)
     chosen = choose(opened, get_task(task), head, modalities, settings.get("features"), warn)
+    check_options(chosen.head, (settings.get("config") or TrainConfig()).head, warn)
     names = ["constant", *(f"{SINGLE}_{modality}" for modality in chosen.modalities)]
     if len(chosen.modalities) > 1:
         names += JOINT_BASELINES

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import ClassVar, Literal
 
@@ -126,12 +126,13 @@ def create_head(name: str, dims: Mapping[str, int], num_classes: int, config: He
     return head_class(name)(dims, num_classes, config or HeadConfig())
 
 
-def unused_options(name: str, config: HeadConfig) -> list[str]:
-    """The fields of `config` that were set to something unusual and that the head `name` does not read."""
-    reads = head_class(name).options
-    usual = HeadConfig()
+def check_options(name: str, config: HeadConfig, say: Callable[[str], None]) -> None:
+    """Say which fields of `config` were changed in vain: the head `name` does not read them."""
+    reads, usual = head_class(name).options, HeadConfig()
     changed = [each.name for each in fields(config) if getattr(config, each.name) != getattr(usual, each.name)]
-    return [] if reads is None else [each for each in changed if each not in reads]
+    unread = [] if reads is None else [each for each in changed if each not in reads]
+    if unread:
+        say(f"head {name!r} does not read {', '.join(unread)}; its options: {', '.join(reads or ()) or 'none'}")
 
 
 def head_class(name: str) -> type[FusionHead]:

@@ -16,9 +16,9 @@ from mgcli.fuse.head import (
     FusionHead,
     HeadConfig,
     HeadError,
+    check_options,
     create_head,
     head_class,
-    unused_options,
 )
 from mgcli.fuse.layers import draw_dropout_from
 
@@ -194,10 +194,11 @@ def test_a_head_reads_the_options_that_it_names_and_no_others(name: str) -> None
 
 
 def test_options_that_a_head_does_not_read_are_found() -> None:
-    config = HeadConfig(width=32, guide="pose", num_queries=2)
-    assert unused_options("gated", config) == ["num_queries", "guide"]
-    assert unused_options("pose_guided", HeadConfig(guide="pose")) == []
-    assert unused_options("constant", HeadConfig()) == []
+    said: list[str] = []
+    check_options("gated", HeadConfig(width=32, guide="pose", num_queries=2), said.append)
+    check_options("pose_guided", HeadConfig(guide="pose"), said.append)
+    check_options("constant", HeadConfig(), said.append)
+    assert said == ["head 'gated' does not read num_queries, guide; its options: width, num_heads, dropout"]
 
 
 def test_the_guide_is_pose_unless_another_is_named() -> None:

@@ -122,7 +122,7 @@ def test_summary_shows_intervals_weights_and_warnings(planted: FeatureCache, tmp
 
 @pytest.mark.parametrize("head", FUSION)
 def test_same_seed_gives_the_same_bits(planted: FeatureCache, tmp_path: Path, head: str) -> None:
-    config = replace(QUICK, modality_dropout=0.2, token_dropout=0.1)
+    config = replace(QUICK, modality_dropout=0.2, token_dropout=0.1, mixup=0.5, ema=0.9)
     first = train_head(planted, "gesture", head=head, seeds=[3], config=config, runs=tmp_path / "a")
     torch.rand(5)  # what happened before does not matter
     second = train_head(planted, "gesture", head=head, seeds=[1, 3], config=config, runs=tmp_path / "b")
@@ -273,7 +273,12 @@ def test_a_runs_path_that_is_a_file_is_found_out_first(planted: FeatureCache, tm
         ({"epochs": 0}, "epochs is 0; it must be 1 or more"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be above 0"),
         ({"modality_dropout": 1.0}, "modality_dropout is 1.0; it must be at least 0 and below 1"),
-        ({"class_balance": "yes"}, "class_balance is 'yes'; it must be none, loss or logits"),
+        ({"class_balance": "yes"}, "class_balance is 'yes'; it must be none, loss, effective, logits"),
+        ({"sampling": "even"}, "sampling is 'even'; it must be shuffled, balanced"),
+        ({"mixup": 1.5}, "mixup is 1.5; it must be between 0 and 1"),
+        ({"ema": 1.0}, "ema is 1.0; it must be at least 0 and below 1"),
+        ({"effective_beta": 1.0}, "effective_beta is 1.0; it must be between 0 and 1"),
+        ({"views": -1}, "views is -1; it must be 0 or more"),
         ({"device": "quantum"}, "cannot use device 'quantum'"),
     ],
 )
@@ -290,17 +295,17 @@ def test_seeds_that_make_no_sense_are_refused(planted: FeatureCache, tmp_path: P
         train_head(planted, "gesture", seeds=seeds, runs=tmp_path / "runs")
 
 
-@pytest.mark.parametrize("balance", ["loss", "logits"])
-def test_class_balance_lifts_the_rare_class(tmp_path: Path, balance: str) -> None:
+@pytest.mark.parametrize("balance", [{"class_balance": "loss"}, {"class_balance": "logits"}, {"sampling": "balanced"}])
+def test_class_balance_lifts_the_rare_class(tmp_path: Path, balance: dict[str, str]) -> None:
     cache = planted_cache(tmp_path / "features", num_train=300, num_test=200, amplitude=1.5, dim=2)
     rare = np.random.default_rng(1).random(500) < 0.15  # no token tells it: only the prior can
     table = clips_of(cache, gesture=np.where(rare, "1", "0"))
-    found = {}
-    for name in ("none", balance):
-        config = replace(QUICK, min_steps=200, learning_rate=1e-2, class_balance=name)  # type: ignore[arg-type]
+    found = []
+    for settings in ({}, balance):
+        config = replace(QUICK, min_steps=200, learning_rate=1e-2, **settings)  # type: ignore[arg-type]
         run = train_head(cache, "gesture", head="concat", seeds=1, clips=table, config=config, runs=tmp_path / "runs")
-        found[name] = run.predictions()["p_1"].mean()
-    assert found["none"] < 0.3 < 0.35 < found[balance]
+        found.append(run.predictions()["p_1"].mean())
+    assert found[0] < 0.3 < 0.35 < found[1]
 
 
 def test_zarr_caches_are_read_alike(tmp_path: Path) -> None:
