@@ -48,7 +48,7 @@ class Batch:
 class ModalityTokens:
     """All tokens of one modality, clip after clip."""
 
-    tokens: Tensor  # (R, D) float16 or float32
+    tokens: Tensor  # (R, D) float16 or float32, R at least 1: padding points to the first row
     valid: Tensor  # (R,) bool
     time: Tensor  # (R,) float32 in [0, 1]
     start: Tensor  # (n, V) int64, first row of each view of each clip; of the plain one where it lacks a view
@@ -131,8 +131,7 @@ class ClipTensors:
                 offset = torch.rand(place.shape, generator=jitter, device=rows.device) if jitter is not None else 0.5
                 spread = ((place + offset) * count[:, None] / longest).long()
                 place = torch.where(count[:, None] > longest, spread, place)
-            index = start[:, None] + place
-            index = index.where(shown, 0) if len(each.tokens) else index.new_zeros(index.shape)
+            index = (start[:, None] + place).where(shown, 0)
             tokens[name] = each.tokens[index]
             mask[name] = each.valid[index] & shown
             time[name] = each.time[index]
@@ -178,8 +177,14 @@ def _load_modality(features: FeatureSet, table: pd.DataFrame, views: int) -> Mod
         lacks = count[view] == 0
         start[view] = np.where(lacks, start[0], start[view] + first_row[view])
         count[view] = np.where(lacks, count[0], count[view])
+    if first_row[-1] == 0:  # nobody has it
+        tokens, valid, time = (
+            [np.zeros((1, features.spec.dim), tokens[0].dtype)],
+            [np.zeros(1, bool)],
+            [np.zeros(1, np.float32)],
+        )
     return ModalityTokens(
-        tokens=_as_tensor(tokens[0] if views == 0 else np.concatenate(tokens)),
+        tokens=_as_tensor(tokens[0] if len(tokens) == 1 else np.concatenate(tokens)),
         valid=torch.from_numpy(np.concatenate(valid)),
         time=torch.from_numpy(np.concatenate(time)),
         start=torch.from_numpy(np.stack(start, axis=1)),

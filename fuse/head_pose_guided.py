@@ -7,7 +7,7 @@ gate mixes both. We read its abstract and summaries only, so everything beyond t
 Departures:
 
 - no CLIP and no text: the queries are the guide's own tokens and one class token, after self-attention;
-- the guide is the modality that the option `guide` names; without it `pose` where there is one, else the last
+- the guide is the modality that the option `guide` names; without it the first that is `pose`, else the last
   one, so that the head takes any modalities;
 - the gate is that of gated multimodal units (arXiv 1702.01992), on every query and in every layer;
 - a clip that lacks the guide asks by the class token alone; one that lacks all else keeps what the guide says.
@@ -42,7 +42,8 @@ class PoseGuided(FusionHead):
         if config.guide and config.guide not in dims:
             raise HeadError(f"guide is {config.guide!r}; it must be one of the run's modalities: {', '.join(dims)}")
         width = config.width
-        self.guide = config.guide or ("pose" if "pose" in dims else self.modalities[-1])
+        poses = [name for name in dims if name.partition(":")[0] == "pose"]  # also pose:agcn_bone
+        self.guide = config.guide or (poses or self.modalities[-1:])[0]
         self.others = [name for name in self.modalities if name != self.guide]
         self.inputs = nn.ModuleDict({name: TokenInput(dim, width) for name, dim in dims.items()})
         self.class_token = nn.Parameter(torch.randn(width) * 0.02)

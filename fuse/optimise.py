@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mgcli.fuse.head import FusionHead
 from mgcli.fuse.settings import TrainConfig
@@ -30,19 +30,30 @@ def learning_rate_share(step: int, num_steps: int, warmup: float) -> float:
 class WeightAverage:
     """The weights that a run keeps: an exponential average over the steps, or with a decay of 0 the weights themselves.
 
-    The average begins with the weights after the first step, not with the random ones before it.
+    The average begins with the weights after the first step, and never looks back over more than about a tenth
+    of the steps so far: early weights are far from good ones.
     """
 
     def __init__(self, head: FusionHead, decay: float) -> None:
         self._head = head
-        self._average = AveragedModel(head, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+        self._decay = decay
+        self._average = copy.deepcopy(head).requires_grad_(False) if decay else None
+        self._steps = 0
 
     def update(self) -> None:
         """Take in the head's weights; once after every step."""
-        if self._average is not None:
-            self._average.update_parameters(self._head)
+        if self._average is None:
+            return
+        self._steps += 1
+        share = max(1 - self._decay, 10 / (9 + self._steps))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self._average.parameters()), list(self._head.parameters()), share)
 
     @property
     def head(self) -> FusionHead:
-        """The head to validate and to keep."""
-        return self._head if self._average is None else self._average.module  # type: ignore[return-value]
+        """The head to validate and to keep; what is no parameter (statistics, counts) is the head's own."""
+        if self._average is None:
+            return self._head
+        for kept, own in zip(self._average.buffers(), self._head.buffers(), strict=True):
+            kept.copy_(own)
+        return self._average
