@@ -13,6 +13,12 @@ from mgcli.fuse.head import HeadConfig
 
 SMALLEST_BATCH = 8
 STEPS_AN_EPOCH = 8  # a small set is cut into at least this many batches, if they keep SMALLEST_BATCH clips
+_KINDS: dict[type, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "true or false"),
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    str: ((str,), "a word"),
+}
 CHOICES = {"sampling": ("shuffled", "balanced"), "class_balance": ("none", "loss", "effective", "logits")}
 
 
@@ -88,16 +94,21 @@ def make_config(settings: Mapping[str, Any]) -> TrainConfig:
     Raises:
         TrainError: a field that does not exist, or a value of another kind; the message suggests the nearest.
     """
-    of_head = {field.name for field in fields(HeadConfig)}
-    of_training = {field.name for field in fields(TrainConfig)} - {"head"}
-    for name in settings:
-        if name not in of_head | of_training:
-            near = difflib.get_close_matches(name, of_head | of_training, n=1)
+    of_head = {each.name: each.default for each in fields(HeadConfig)}
+    of_training = {each.name: each.default for each in fields(TrainConfig) if each.name != "head"}
+    every = of_head | of_training
+    for name, value in settings.items():
+        if name not in every:
+            near = difflib.get_close_matches(name, every, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise TrainError(f"unknown setting {name!r}; {hint}All: {', '.join(sorted(of_head | of_training))}")
-    try:
-        head = HeadConfig(**{name: value for name, value in settings.items() if name in of_head})
-        return TrainConfig(head=head, **{name: value for name, value in settings.items() if name in of_training})
-    except TypeError as error:
-        given = ", ".join(f"{name}={value!r}" for name, value in settings.items())
-        raise TrainError(f"a setting has a value of the wrong kind ({error}): {given}") from None
+            raise TrainError(f"unknown setting {name!r}; {hint}All: {', '.join(sorted(every))}")
+        _check_kind(name, value, every[name])
+    head = HeadConfig(**{name: value for name, value in settings.items() if name in of_head})
+    return TrainConfig(head=head, **{name: value for name, value in settings.items() if name in of_training})
+
+
+def _check_kind(name: str, value: Any, usual: Any) -> None:
+    """A value must be of the kind of the usual one; a whole number will do for any number."""
+    kinds, words = _KINDS[type(usual)]
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        raise TrainError(f"setting {name} is {value!r}; it must be {words}, as the usual {usual!r}")

@@ -22,6 +22,7 @@ from mgcli.fuse import (
     TrainConfig,
     TrainError,
     evaluate_run,
+    make_config,
     predict_run,
     results_table,
     train_head,
@@ -287,6 +288,26 @@ def test_settings_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(TrainError, match=message):
         train_head(planted, "gesture", config=TrainConfig(**settings), runs=tmp_path / "runs")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epoch": 3}, "unknown setting 'epoch'; did you mean 'epochs'"),
+        ({"epochs": 2.5}, "setting epochs is 2.5; it must be a whole number, as the usual 20"),
+        ({"epochs": True}, "setting epochs is True; it must be a whole number"),
+        ({"mixup": "much"}, "setting mixup is 'much'; it must be a number, as the usual"),
+        ({"cross_tokens": 3}, "setting cross_tokens is 3; it must be a word, as the usual 'all'"),
+        ({"allow_unseen_classes": 1}, "setting allow_unseen_classes is 1; it must be true or false"),
+    ],
+)
+def test_settings_of_the_wrong_kind_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(TrainError, match=message):
+        make_config(settings)
+
+
+def test_whole_numbers_will_do_for_any_number() -> None:
+    assert make_config({"mixup": 1, "width": 32}) == TrainConfig(mixup=1, head=HeadConfig(width=32))
 
 
 @pytest.mark.parametrize("seeds", [0, [], [1, 1], [-1]])
