@@ -7,10 +7,10 @@ from mgcli.cache import lazy_names
 if TYPE_CHECKING:
     from mgcli.fuse.compare import compare_heads, describe_heads
     from mgcli.fuse.head import HEADS, FusionHead, HeadConfig, HeadError, HeadOutput, create_head
-    from mgcli.fuse.loop import TrainConfig, TrainError, make_config
     from mgcli.fuse.predict import Evaluation, evaluate_run, mean_predictions, predict_run
     from mgcli.fuse.run import Run, RunError, results_table
     from mgcli.fuse.selection import SelectionError
+    from mgcli.fuse.settings import TrainConfig, TrainError, make_config
     from mgcli.fuse.submit import SUBMISSION_FORMS, Submission, SubmissionForm, SubmitError, submit_runs
     from mgcli.fuse.task import TASKS, TaskError
     from mgcli.fuse.train import train_head
@@ -50,10 +50,10 @@ __getattr__ = lazy_names(
     {  # module -> public names in it
         "compare": "compare_heads describe_heads",
         "head": "HEADS FusionHead HeadConfig HeadError HeadOutput create_head",
-        "loop": "TrainConfig TrainError make_config",
         "predict": "Evaluation evaluate_run mean_predictions predict_run",
         "run": "Run RunError results_table",
         "selection": "SelectionError",
+        "settings": "TrainConfig TrainError make_config",
         "submit": "SUBMISSION_FORMS Submission SubmissionForm SubmitError submit_runs",
         "task": "TASKS TaskError",
         "train": "train_head",

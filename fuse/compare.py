@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import partial
-from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ import torch
 from tqdm import tqdm
 
 from mgcli.cache import FeatureCache, open_cache, warn
-from mgcli.fuse.head import HEADS
+from mgcli.fuse.head import HEADS, check_options, head_class
 from mgcli.fuse.run import Run
+from mgcli.fuse.settings import TrainConfig
 from mgcli.fuse.task import SINGLE, choose, get_task
 from mgcli.fuse.train import train_head
 
@@ -53,6 +53,7 @@ def compare_heads(
     """
     opened = cache if isinstance(cache, FeatureCache) else open_cache(cache)
     chosen = choose(opened, get_task(task), head, modalities, settings.get("features"), warn)
+    check_options(chosen.head, (settings.get("config") or TrainConfig()).head, warn)
     names = ["constant", *(f"{SINGLE}_{modality}" for modality in chosen.modalities)]
     if len(chosen.modalities) > 1:
         names += JOINT_BASELINES
@@ -94,10 +95,10 @@ def _nothing(message: str) -> None:
 
 
 def describe_heads() -> list[dict[str, Any]]:
-    """One row a head: name, and the first line of its class."""
+    """One row a head: name, the first line of its class, and the options of HeadConfig that it reads."""
     rows = []
-    for name, place in HEADS.items():
-        module, kind = place.split(":")
-        text = inspect.getdoc(getattr(import_module(module), kind)) or ""
-        rows.append({"name": name, "about": text.splitlines()[0] if text else ""})
+    for name in HEADS:
+        kind = head_class(name)
+        text = inspect.getdoc(kind) or ""
+        rows.append({"name": name, "about": text.partition("\n")[0], "options": ", ".join(kind.options or ())})
     return rows

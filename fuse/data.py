@@ -1,7 +1,7 @@
 """Cached clips as aligned tensors: all tokens stay where they are, a batch is one gather.
 
-# Shapes: R rows (all tokens of a modality), n clips, B batch, N tokens of the longest clip in a batch,
-#         D token width, A principal axes.
+# Shapes: R rows (all tokens of a modality), n clips, V views (the plain one first), B batch, N tokens of the
+#         longest clip in a batch, D token width, A principal axes.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ class Batch:
 class ModalityTokens:
     """All tokens of one modality, clip after clip."""
 
-    tokens: Tensor  # (R, D) float16 or float32
+    tokens: Tensor  # (R, D) float16 or float32, R at least 1: padding points to the first row
     valid: Tensor  # (R,) bool
     time: Tensor  # (R,) float32 in [0, 1]
-    start: Tensor  # (n,) int64, first row of each clip
-    count: Tensor  # (n,) int64, 0 where a clip lacks the modality
+    start: Tensor  # (n, V) int64, first row of each view of each clip; of the plain one where it lacks a view
+    count: Tensor  # (n, V) int64, 0 where a clip lacks the modality
 
     def to(self, device: torch.device) -> ModalityTokens:
         return ModalityTokens(*(each.to(device) for each in vars(self).values()))
@@ -78,7 +78,14 @@ class ClipTensors:
     @property
     def tokens_a_clip(self) -> float:
         """Tokens that a clip shows, all modalities together, on average."""
-        return sum(float(each.count.clamp_max(self.max_tokens).double().mean()) for each in self.modalities.values())
+        return sum(
+            float(each.count[:, 0].clamp_max(self.max_tokens).double().mean()) for each in self.modalities.values()
+        )
+
+    @property
+    def num_views(self) -> int:
+        """V: how many views a clip has, the plain one included."""
+        return next(iter(self.modalities.values())).start.shape[1]
 
     def has_tokens(self) -> Tensor:
         """(n,) bool: clips with at least one valid token in any modality."""
@@ -105,25 +112,26 @@ class ClipTensors:
         moved = {name: each.to(device) for name, each in self.modalities.items()}
         return ClipTensors(moved, self.labels.to(device), self.max_tokens)
 
-    def batch(self, rows: Tensor, *, jitter: bool = False) -> Batch:
+    def batch(self, rows: Tensor, *, views: Tensor | None = None, jitter: torch.Generator | None = None) -> Batch:
         """Gather some clips.
 
         Args:
             rows: (B,) int64, which clips.
-            jitter: of a clip that is thinned, take other tokens every time.
+            views: (B,) int64, which view of each; None: the plain one.
+            jitter: of a clip that is thinned, take other tokens every time, drawn from this.
         """
         tokens, mask, time = {}, {}, {}
+        column = torch.zeros_like(rows) if views is None else views
         for name, each in self.modalities.items():
-            count = each.count[rows]  # (B,)
+            start, count = each.start[rows, column], each.count[rows, column]  # (B,)
             longest = max(1, min(self.max_tokens, int(count.max())))
             place = torch.arange(longest, device=rows.device).expand(len(rows), -1)  # (B, N)
             shown = place < count[:, None]
             if int(count.max()) > longest:
-                offset = torch.rand(place.shape, device=rows.device) if jitter else 0.5
+                offset = torch.rand(place.shape, generator=jitter, device=rows.device) if jitter is not None else 0.5
                 spread = ((place + offset) * count[:, None] / longest).long()
                 place = torch.where(count[:, None] > longest, spread, place)
-            index = each.start[rows, None] + place
-            index = index.where(shown, 0) if len(each.tokens) else index.new_zeros(index.shape)
+            index = (start[:, None] + place).where(shown, 0)
             tokens[name] = each.tokens[index]
             mask[name] = each.valid[index] & shown
             time[name] = each.time[index]
@@ -136,7 +144,7 @@ class ClipTensors:
 
 
 def load_clips(
-    feature_sets: Mapping[str, FeatureSet], table: pd.DataFrame, labels: np.ndarray, max_tokens: int
+    feature_sets: Mapping[str, FeatureSet], table: pd.DataFrame, labels: np.ndarray, max_tokens: int, views: int = 0
 ) -> ClipTensors:
     """Read the tokens of a clip table; a clip that a feature set lacks is masked there.
 
@@ -145,8 +153,9 @@ def load_clips(
         table: a checked clip table; row i becomes clip i.
         labels: (n,) int64, class of each clip.
         max_tokens: see ClipTensors.
+        views: augmented views 1..views of the training clips are read too, where the feature sets have them.
     """
-    modalities = {name: _load_modality(each, table) for name, each in feature_sets.items()}
+    modalities = {name: _load_modality(each, table, views) for name, each in feature_sets.items()}
     return ClipTensors(modalities, torch.as_tensor(labels, dtype=torch.int64), max_tokens)
 
 
@@ -155,27 +164,51 @@ def token_statistics(clips: ClipTensors, rows: Tensor) -> dict[str, TokenStatist
     return {name: _statistics(each, rows) for name, each in clips.modalities.items()}
 
 
-def _load_modality(features: FeatureSet, table: pd.DataFrame) -> ModalityTokens:
+def _load_modality(features: FeatureSet, table: pd.DataFrame, views: int) -> ModalityTokens:
+    """The plain view of every clip, and augmented ones of the training clips."""
+    training = (table["split"] == "train").to_numpy()
+    loaded = [
+        _load_view(features, table, view, np.ones(len(table), bool) if view == 0 else training)
+        for view in range(views + 1)
+    ]
+    tokens, valid, time, start, count = (list(each) for each in zip(*loaded, strict=True))
+    first_row = np.cumsum([0, *(len(each) for each in tokens)])
+    for view in range(1, views + 1):
+        lacks = count[view] == 0
+        start[view] = np.where(lacks, start[0], start[view] + first_row[view])
+        count[view] = np.where(lacks, count[0], count[view])
+    if first_row[-1] == 0:  # nobody has it
+        tokens, valid, time = (
+            [np.zeros((1, features.spec.dim), tokens[0].dtype)],
+            [np.zeros(1, bool)],
+            [np.zeros(1, np.float32)],
+        )
+    return ModalityTokens(
+        tokens=_as_tensor(tokens[0] if len(tokens) == 1 else np.concatenate(tokens)),
+        valid=torch.from_numpy(np.concatenate(valid)),
+        time=torch.from_numpy(np.concatenate(time)),
+        start=torch.from_numpy(np.stack(start, axis=1)),
+        count=torch.from_numpy(np.stack(count, axis=1)),
+    )
+
+
+def _load_view(
+    features: FeatureSet, table: pd.DataFrame, view: int, wanted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens (R, D), validity and time (R,), and start and count (n,) of one view of the clips in `wanted` (n,)."""
     clip_ids = table["clip_id"].tolist()
     column = features.spec.source_column
     sources = table[column].tolist() if column is not None and column in table else [""] * len(table)
-    known = np.flatnonzero(features.holds(clip_ids, sources)).tolist()
+    known = np.flatnonzero(features.holds(clip_ids, sources, view) & wanted).tolist()
     ids, id_sources = [clip_ids[i] for i in known], [sources[i] for i in known]
-    selection = features.select(ids, sources=id_sources)
+    selection = features.select(ids, sources=id_sources, view=view)
     stored, offsets = selection.load()
     time_s, valid = selection.load_companions("time_s"), selection.load_companions("valid")
-    length = np.diff(offsets)
     start, count = np.zeros(len(table), np.int64), np.zeros(len(table), np.int64)
-    start[known], count[known] = offsets[:-1], length
+    start[known], count[known] = offsets[:-1], np.diff(offsets)
     span = table[["start_s", "end_s"]].to_numpy(np.float64)[known]
     time = _clip_time(np.asarray(time_s, np.float64), offsets, span)
-    return ModalityTokens(
-        tokens=_as_tensor(stored),
-        valid=torch.from_numpy(np.array(valid, dtype=bool)),
-        time=torch.from_numpy(time.astype(np.float32)),
-        start=torch.from_numpy(start),
-        count=torch.from_numpy(count),
-    )
+    return stored, np.array(valid, dtype=bool), time.astype(np.float32), start, count
 
 
 def _as_tensor(array: np.ndarray) -> Tensor:
@@ -205,13 +238,14 @@ def _clip_time(time_s: np.ndarray, offsets: np.ndarray, span: np.ndarray) -> np.
 
 
 def _valid_count(each: ModalityTokens) -> Tensor:
-    """(n,) how many valid tokens each clip has."""
+    """(n,) how many valid tokens each clip has in its plain view."""
     total = torch.nn.functional.pad(each.valid.long().cumsum(0), (1, 0))  # (R + 1,)
-    return total[each.start + each.count] - total[each.start]
+    start, count = each.start[:, 0], each.count[:, 0]
+    return total[start + count] - total[start]
 
 
 def _statistics(each: ModalityTokens, rows: Tensor) -> TokenStatistics:
-    start, count = each.start[rows], each.count[rows]
+    start, count = each.start[rows, 0], each.count[rows, 0]
     own = torch.repeat_interleave(start - torch.nn.functional.pad(count.cumsum(0), (1, 0))[:-1], count)
     index = own + torch.arange(len(own), device=own.device)  # rows of all their tokens
     index = index[each.valid[index]]

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -17,12 +18,19 @@ from mgcli.fuse.data import Batch, TokenStatistics
 HEADS: dict[str, str] = {  # name -> where it is; imported when asked for
     "cross_modal_token_fusion": "mgcli.fuse.head_cross_modal_token_fusion:CrossModalTokenFusion",
     "inter_fusion": "mgcli.fuse.head_inter_fusion:InterFusion",
+    "bottleneck": "mgcli.fuse.head_bottleneck:Bottleneck",
+    "mult": "mgcli.fuse.head_mult:MulT",
+    "low_rank": "mgcli.fuse.head_low_rank:LowRank",
+    "gated": "mgcli.fuse.head_gated:Gated",
+    "pose_guided": "mgcli.fuse.head_pose_guided:PoseGuided",
     "single": "mgcli.fuse.head_baselines:Single",
     "concat": "mgcli.fuse.head_baselines:Concat",
     "score_average": "mgcli.fuse.head_baselines:ScoreAverage",
     "logistic": "mgcli.fuse.head_baselines:Logistic",
     "constant": "mgcli.fuse.head_baselines:Constant",
 }
+
+CROSS_TOKENS = ("all", "class", "bottleneck")
 
 
 class HeadError(MgcliError):
@@ -31,23 +39,28 @@ class HeadError(MgcliError):
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """Sizes of a head; each head reads the fields it has a use for."""
+    """Sizes and choices of a head; each head reads the fields that its `options` name."""
 
     width: int = 96  # every token is projected to this
     num_layers: int = 2
     num_heads: int = 4  # attention heads
     num_queries: int = 4  # vectors that sum up a modality, inter_fusion
-    rank: int = 64  # of the product of two modalities
+    num_bottlenecks: int = 4  # tokens that modalities share, where they are the only way across
+    rank: int = 64  # of the product of modalities
+    cross_tokens: Literal["all", "class", "bottleneck"] = "all"  # what crosses over, cross_modal_token_fusion
+    guide: str = ""  # modality that asks the others, pose_guided; by default pose, else the last
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("width", "num_layers", "num_heads", "num_queries", "rank"):
+        for name in ("width", "num_layers", "num_heads", "num_queries", "num_bottlenecks", "rank"):
             if getattr(self, name) < 1:
                 raise HeadError(f"{name} is {getattr(self, name)}; it must be 1 or more")
         if self.width % self.num_heads:
             raise HeadError(f"width {self.width} does not divide into {self.num_heads} attention heads")
         if not 0 <= self.dropout < 1:
             raise HeadError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
+        if self.cross_tokens not in CROSS_TOKENS:
+            raise HeadError(f"cross_tokens is {self.cross_tokens!r}; it must be {', '.join(CROSS_TOKENS)}")
 
 
 @dataclass(frozen=True)
@@ -64,6 +77,8 @@ class FusionHead(nn.Module, ABC):
     A clip that lacks a modality has an all-False row in that modality's mask. What stands under a False
     mask never changes a logit, and no clip's logits depend on the rest of the batch.
     """
+
+    options: ClassVar[tuple[str, ...] | None] = None  # fields of HeadConfig that it reads; None: not told
 
     def __init__(self, dims: Mapping[str, int], num_classes: int, config: HeadConfig) -> None:
         """`dims` gives the token width of each modality, `num_classes` is K."""
@@ -109,6 +124,15 @@ def create_head(name: str, dims: Mapping[str, int], num_classes: int, config: He
         HeadError: no head of that name.
     """
     return head_class(name)(dims, num_classes, config or HeadConfig())
+
+
+def check_options(name: str, config: HeadConfig, say: Callable[[str], None]) -> None:
+    """Say which fields of `config` were changed in vain: the head `name` does not read them."""
+    reads, usual = head_class(name).options, HeadConfig()
+    changed = [each.name for each in fields(config) if getattr(config, each.name) != getattr(usual, each.name)]
+    unread = [] if reads is None else [each for each in changed if each not in reads]
+    if unread:
+        say(f"head {name!r} does not read {', '.join(unread)}; its options: {', '.join(reads or ()) or 'none'}")
 
 
 def head_class(name: str) -> type[FusionHead]:

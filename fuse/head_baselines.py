@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from mgcli.fuse.data import Batch, TokenStatistics
 from mgcli.fuse.head import FittedHead, FusionHead, HeadConfig, HeadError, HeadOutput
-from mgcli.fuse.layers import Attention, FeedForward, Standardise, TokenInput, masked_mean
+from mgcli.fuse.layers import Dropout, FeedForward, Standardise, TokenPool, masked_mean
 
 # Strength of the L2 penalty of `logistic`, from strong to weak: C as in scikit-learn, divided by n.
 LOGISTIC_C = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
@@ -23,6 +23,8 @@ LOGISTIC_C = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 class Single(FusionHead):
     """One modality: a learned query pools its tokens by attention, a small network scores the classes."""
 
+    options = ("width", "num_heads", "dropout")
+
     def __init__(self, dims: Mapping[str, int], num_classes: int, config: HeadConfig) -> None:
         super().__init__(dims, num_classes, config)
         if len(dims) != 1:
@@ -30,27 +32,23 @@ class Single(FusionHead):
                 f"head 'single' takes one modality, not {', '.join(dims)}; try --head single_{next(iter(dims))}"
             )
         self.name, width = self.modalities[0], config.width
-        self.input = TokenInput(dims[self.name], width)
-        self.refine = FeedForward(width, dropout=config.dropout)
-        self.norm = nn.LayerNorm(width)
-        self.query = nn.Parameter(torch.randn(1, width) * 0.02)
-        self.pool = Attention(width, config.num_heads, config.dropout)
+        self.pool = TokenPool(dims[self.name], width, config.num_heads, config.dropout)
         self.classify = nn.Sequential(FeedForward(width, dropout=config.dropout), nn.Linear(width, num_classes))
 
     def set_statistics(self, statistics: Mapping[str, TokenStatistics]) -> None:
-        self.input.set_statistics(statistics[self.name])
+        self.pool.set_statistics(statistics[self.name])
 
     def forward(
         self, tokens: Mapping[str, Tensor], mask: Mapping[str, Tensor], time: Mapping[str, Tensor]
     ) -> HeadOutput:
-        x = self.input(tokens[self.name], time[self.name])  # (B, N, D) -> (B, N, W)
-        x = self.norm(x + self.refine(x))
-        pooled = self.pool(self.query.expand(len(x), -1, -1), x, mask[self.name])[:, 0]  # (B, W)
+        pooled = self.pool(tokens[self.name], mask[self.name], time[self.name])  # (B, N, D) -> (B, W)
         return HeadOutput(self.classify(pooled))
 
 
 class Concat(FusionHead):
     """The mean of each modality's real tokens, all put side by side, and a small network."""
+
+    options = ("width", "dropout")
 
     def __init__(self, dims: Mapping[str, int], num_classes: int, config: HeadConfig) -> None:
         super().__init__(dims, num_classes, config)
@@ -59,7 +57,7 @@ class Concat(FusionHead):
             nn.LayerNorm(sum(dims.values())),
             nn.Linear(sum(dims.values()), config.width),
             nn.GELU(),
-            nn.Dropout(config.dropout),
+            Dropout(config.dropout),
             nn.Linear(config.width, num_classes),
         )
 
@@ -79,6 +77,8 @@ class ScoreAverage(FusionHead):
 
     The single heads learn side by side, each from its own loss; nothing flows between them.
     """
+
+    options = Single.options
 
     def __init__(self, dims: Mapping[str, int], num_classes: int, config: HeadConfig) -> None:
         super().__init__(dims, num_classes, config)
@@ -107,6 +107,8 @@ class Logistic(FittedHead):
     lowest cross-entropy on the validation split. The pooled numbers are standardised once more, so that
     one penalty suits all.
     """
+
+    options = ()
 
     def __init__(self, dims: Mapping[str, int], num_classes: int, config: HeadConfig) -> None:
         super().__init__(dims, num_classes, config)
@@ -171,6 +173,8 @@ class Logistic(FittedHead):
 
 class Constant(FittedHead):
     """The most frequent class of the training split, whatever the clip shows."""
+
+    options = ()
 
     log_share: Tensor
 

@@ -1,4 +1,4 @@
-"""Cross-Modal Token Fusion: every token of each modality looks at every token of the others.
+"""Cross-Modal Token Fusion: tokens of each modality look at the tokens of the others, layer after layer.
 
 The name is that of "Multi-Track Multimodal Learning on iMiGUE" (arXiv 2512.23291), which joins RGB and
 skeleton tokens for micro-gestures. The inside of the paper's module is not public in what we could read, so
@@ -9,12 +9,20 @@ this one is OUR OWN DESIGN. Published mechanisms that it follows:
 - a gate on what crosses over, as in gated multimodal units (arXiv 1702.01992);
 - a low-rank bilinear product of the class tokens, MLB (arXiv 1610.04325).
 
-# Shapes: B batch, N tokens of a modality, M tokens of all the others, D token width, W head width, K classes.
+The option `cross_tokens` says what crosses over:
+
+- `all`: every token of a modality asks every token of the others; dearest, and the default;
+- `class`: only the class token asks, as in CrossViT: the cost no longer grows with the square of the tokens;
+- `bottleneck`: a few shared tokens ask everyone, and everyone asks them. The idea is that of MBT (arXiv
+  2107.00135); unlike there, the shared tokens gather by an attention of their own, before the others ask.
+
+# Shapes: B batch, N tokens of a modality, M tokens that it asks, Q shared tokens, D token width, W head width,
+#         K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -23,6 +31,7 @@ from torch import Tensor, nn
 from mgcli.fuse.data import TokenStatistics
 from mgcli.fuse.head import FusionHead, HeadConfig, HeadOutput
 from mgcli.fuse.layers import Attention, FeedForward, GatedResidual, JointClassifier, TokenInput
+from mgcli.fuse.transformer import CrossAttentionLayer
 
 
 class CrossModalTokenFusion(FusionHead):
@@ -31,15 +40,25 @@ class CrossModalTokenFusion(FusionHead):
     Takes any number of modalities; with one there is no cross-attention, only a small transformer.
     """
 
+    options = ("width", "num_layers", "num_heads", "num_bottlenecks", "rank", "cross_tokens", "dropout")
+
     def __init__(self, dims: Mapping[str, int], num_classes: int, config: HeadConfig) -> None:
         super().__init__(dims, num_classes, config)
-        self.inputs = nn.ModuleDict({name: TokenInput(dim, config.width) for name, dim in dims.items()})
-        self.class_token = nn.ParameterDict({name: nn.Parameter(torch.randn(config.width) * 0.02) for name in dims})
+        width = config.width
+        self.inputs = nn.ModuleDict({name: TokenInput(dim, width) for name, dim in dims.items()})
+        self.class_token = nn.ParameterDict({name: nn.Parameter(torch.randn(width) * 0.02) for name in dims})
         self.layers = nn.ModuleList(
             nn.ModuleDict({name: _Layer(config, crosses=len(dims) > 1) for name in dims})
             for _ in range(config.num_layers)
         )
-        self.classify = JointClassifier(self.modalities, config.width, config.rank, num_classes, config.dropout)
+        self.shared: nn.Parameter | None = None
+        self.gather = nn.ModuleList()
+        if config.cross_tokens == "bottleneck" and len(dims) > 1:
+            self.shared = nn.Parameter(torch.randn(config.num_bottlenecks, width) * 0.02)
+            self.gather.extend(
+                CrossAttentionLayer(width, config.num_heads, config.dropout) for _ in range(config.num_layers)
+            )
+        self.classify = JointClassifier(self.modalities, width, config.rank, num_classes, config.dropout)
 
     def set_statistics(self, statistics: Mapping[str, TokenStatistics]) -> None:
         for name in self.modalities:
@@ -55,19 +74,22 @@ class CrossModalTokenFusion(FusionHead):
             class_token = self.class_token[name].expand(len(embedded), 1, -1)
             x[name] = torch.cat([class_token, embedded], dim=1)  # (B, 1 + N, W)
             real[name] = torch.cat([present[name], mask[name]], dim=1)  # (B, 1 + N)
-        for layer in cast(list[dict[str, _Layer]], self.layers):
+        shared = None if self.shared is None else self.shared.expand(len(embedded), -1, -1)  # (B, Q, W)
+        for depth, layer in enumerate(cast(list[dict[str, _Layer]], self.layers)):
             x = {name: layer[name].attend_self(x[name], real[name]) for name in self.modalities}
-            x = {name: layer[name](x[name], *self._others(name, x, real)) for name in self.modalities}
+            if shared is None:
+                x = {name: layer[name](x[name], *self._others(name, x, real)) for name in self.modalities}
+            else:
+                shared = self.gather[depth](shared, *_side_by_side(self.modalities, x, real))
+                every = shared.new_ones(shared.shape[:2], dtype=torch.bool)  # (B, Q)
+                x = {name: layer[name](x[name], shared, every) for name in self.modalities}
         return self.classify({name: x[name][:, 0] for name in self.modalities}, present)
 
     def _others(
         self, name: str, x: Mapping[str, Tensor], real: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor] | tuple[None, None]:
-        """(B, M, W) and (B, M): the tokens of all other modalities side by side."""
         others = [other for other in self.modalities if other != name]
-        if not others:
-            return None, None
-        return torch.cat([x[other] for other in others], dim=1), torch.cat([real[other] for other in others], dim=1)
+        return _side_by_side(others, x, real) if others else (None, None)
 
 
 class _Layer(nn.Module):
@@ -76,6 +98,7 @@ class _Layer(nn.Module):
     def __init__(self, config: HeadConfig, crosses: bool) -> None:
         super().__init__()
         width, dropout = config.width, config.dropout
+        self.only_class_asks = config.cross_tokens == "class"
         self.norm_self = nn.LayerNorm(width)
         self.self_attention = Attention(width, config.num_heads, dropout)
         if crosses:
@@ -93,6 +116,12 @@ class _Layer(nn.Module):
     def forward(self, x: Tensor, others: Tensor | None, real: Tensor | None) -> Tensor:
         """(B, N, W), (B, M, W), (B, M) -> (B, N, W)."""
         if others is not None and real is not None:
-            update = self.cross_attention(self.norm_query(x), self.norm_others(others), real)
-            x = self.gated(x, update)
+            asking, rest = (x[:, :1], x[:, 1:]) if self.only_class_asks else (x, x[:, :0])
+            update = self.cross_attention(self.norm_query(asking), self.norm_others(others), real)
+            x = torch.cat([self.gated(asking, update), rest], dim=1)
         return x + self.feed_forward(x)
+
+
+def _side_by_side(names: Sequence[str], x: Mapping[str, Tensor], real: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """(B, M, W) and (B, M): the tokens of some modalities, one modality after another."""
+    return torch.cat([x[name] for name in names], dim=1), torch.cat([real[name] for name in names], dim=1)

@@ -33,6 +33,8 @@ class InterFusion(FusionHead):
     Only valid tokens are pooled. Takes any number of modalities; with one there is no exchange.
     """
 
+    options = ("width", "num_layers", "num_heads", "num_queries", "rank", "dropout")
+
     def __init__(self, dims: Mapping[str, int], num_classes: int, config: HeadConfig) -> None:
         super().__init__(dims, num_classes, config)
         width = config.width

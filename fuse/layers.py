@@ -1,4 +1,4 @@
-"""Layers that several heads share: token input, masked attention, gate, joint classifier.
+"""Layers that several heads share: token input, dropout, masked attention, pooling, gate, joint classifier.
 
 # Shapes: B batch, N tokens, D token width, W head width, Q queries, A principal axes, K classes.
 """
@@ -101,6 +101,33 @@ class TokenInput(nn.Module):
         return F.linear(self.standardise(tokens), weight, self.project.bias) + place + self.modality
 
 
+class Dropout(nn.Module):
+    """In training, some numbers become zero and the others grow to make up for it.
+
+    Unlike torch's own it can draw from a given generator: a run's seed then fixes its masks, whatever else
+    draws from the global one, such as other runs that are trained beside it.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+        self.generator: torch.Generator | None = None  # None: torch's global one
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape, which is kept."""
+        if not self.training or self.share == 0:
+            return x
+        kept = torch.rand(x.shape, generator=self.generator, device=x.device) >= self.share
+        return x * kept / (1 - self.share)
+
+
+def draw_dropout_from(module: nn.Module, generator: torch.Generator | None) -> None:
+    """Let every Dropout inside a module draw from one generator, which lies on the module's device."""
+    for each in module.modules():
+        if isinstance(each, Dropout):
+            each.generator = generator
+
+
 class Attention(nn.Module):
     """Multi-head attention with a mask of what may be attended to; where that is nothing, zeros come out."""
 
@@ -110,7 +137,7 @@ class Attention(nn.Module):
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.output = nn.Linear(width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, queries: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         """(B, Q, W), (B, N, W), (B, N) bool -> (B, Q, W)."""
@@ -134,10 +161,35 @@ class FeedForward(nn.Sequential):
             nn.LayerNorm(width),
             nn.Linear(width, expansion * width),
             nn.GELU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(expansion * width, width),
-            nn.Dropout(dropout),
+            Dropout(dropout),
         )
+
+
+class TokenPool(nn.Module):
+    """One vector of a modality: its tokens, refined one by one, and pooled by a learned query's attention.
+
+    Attention finds one telling token among many, which a mean would bury.
+    """
+
+    def __init__(self, token_dim: int, width: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.input = TokenInput(token_dim, width)
+        self.refine = FeedForward(width, dropout)
+        self.norm = nn.LayerNorm(width)
+        self.query = nn.Parameter(torch.randn(1, width) * 0.02)
+        self.pool = Attention(width, num_heads, dropout)
+
+    def set_statistics(self, statistics: TokenStatistics) -> None:
+        """What the training tokens look like."""
+        self.input.set_statistics(statistics)
+
+    def forward(self, tokens: Tensor, mask: Tensor, time: Tensor) -> Tensor:
+        """(B, N, D), (B, N) bool, (B, N) in [0, 1] -> (B, W), zeros where a clip has no token."""
+        x = self.input(tokens, time)  # (B, N, D) -> (B, N, W)
+        x = self.norm(x + self.refine(x))
+        return self.pool(self.query.expand(len(x), -1, -1), x, mask)[:, 0]
 
 
 class GatedResidual(nn.Module):
@@ -175,7 +227,7 @@ class JointClassifier(nn.Module):
             nn.LayerNorm(joined),
             nn.Linear(joined, width),
             nn.GELU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(width, num_classes),
         )
         self.own = nn.ModuleDict({name: nn.Linear(width, num_classes) for name in modalities} if self.pairs else {})

@@ -24,6 +24,7 @@ from mgcli.fuse.selection import (
     read_table,
     select_for_prediction,
 )
+from mgcli.fuse.task import modality_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +229,7 @@ def _feature_sets(run: Run, cache: FeatureCache) -> dict[str, FeatureSet]:
     found = {}
     for modality, about in run.config["features"].items():
         try:
-            found[modality] = cache.feature_set(modality, about["fingerprint"])
+            found[modality] = cache.feature_set(modality_of(modality), about["fingerprint"])
         except CacheError as error:
             raise RunError(
                 f"{run.name} was trained on {about['feature_set']} (weights {about['weights']}), which the cache "

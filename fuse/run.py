@@ -210,6 +210,18 @@ def write_run(
     (folder / _CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     (folder / _METRICS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     predictions.to_csv(folder / _PREDICTIONS, index=False, float_format="%.6g")
+    _write_training(folder, history, states)
+
+
+def write_stopped(
+    folder: Path, config: dict[str, Any], history: pd.DataFrame, states: dict[int, dict[str, Tensor]]
+) -> None:
+    """Keep what a training that could not go on had; without scores it is no run."""
+    (folder / _CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    _write_training(folder, history, states)
+
+
+def _write_training(folder: Path, history: pd.DataFrame, states: dict[int, dict[str, Tensor]]) -> None:
     history.to_csv(folder / _HISTORY, index=False, float_format="%.6g")
     for seed, state in states.items():
         tensors = {name: value.contiguous().cpu() for name, value in state.items()}

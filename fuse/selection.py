@@ -87,6 +87,7 @@ def select_for_training(
     split_seed: int,
     allow_unseen_classes: bool,
     allow_leakage: bool,
+    views: int = 0,
     warn: Warn,
 ) -> Selection:
     """Settle which clips a run uses, and read their tokens.
@@ -100,6 +101,7 @@ def select_for_training(
         split_seed: of that draw.
         allow_unseen_classes: accept a class that has clips, but none to train on.
         allow_leakage: accept what the leakage guard refuses, as a warning.
+        views: augmented views of the training clips to read, beside the plain one.
         warn: told what is left out, missing or shared.
 
     Raises:
@@ -112,7 +114,7 @@ def select_for_training(
     table = _with_split(table, warn)
     classes = label_classes(table, task)
     groups = classes_by_group(table, task, classes)
-    table, tensors = _with_tokens(table, task, classes, feature_sets, max_tokens, warn)
+    table, tensors = _with_tokens(table, task, classes, feature_sets, max_tokens, warn, views)
     if not (table["split"] == "train").any():
         raise SelectionError(f"no training clip has a {task} label and tokens; mark some clips as split=train")
     _check_class_count(table, task)
@@ -215,11 +217,12 @@ def _with_tokens(
     feature_sets: dict[str, FeatureSet],
     max_tokens: int,
     warn: Warn,
+    views: int = 0,
 ) -> tuple[pd.DataFrame, ClipTensors]:
     """Leave out clips that no modality has tokens of; say which modalities are missing where."""
     index = {name: i for i, name in enumerate(classes)}
     labels = np.array([index.get(label, -1) for label in table[task]], np.int64)
-    tensors = load_clips(feature_sets, table, labels, max_tokens)
+    tensors = load_clips(feature_sets, table, labels, max_tokens, views)
     has_tokens = tensors.has_tokens().numpy()
     names = " or ".join(feature_sets)
     if not has_tokens.any():

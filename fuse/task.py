@@ -90,7 +90,8 @@ def choose(
         cache: where the tokens are.
         task: decides what is not given.
         head: a name of HEADS, or single_MODALITY; by default the task's head, `single` with one modality.
-        modalities: by default the task's that the cache has, else all that it has.
+        modalities: by default the task's that the cache has, else all that it has. `pose:agcn_bone` is the
+            feature set of that backbone (or fingerprint): so a run reads several of one modality side by side.
         features: modality -> fingerprint or backbone, where a modality has several feature sets.
         warn: told what was chosen in place of what the task would have.
 
@@ -118,7 +119,26 @@ def choose(
         raise TaskError(
             f"head 'single' takes one modality, not {', '.join(modalities)}; say which: --head single_{modalities[0]}"
         )
-    return Choice(head=head, feature_sets={name: cache.feature_set(name, features.get(name)) for name in modalities})
+    feature_sets = {name: _feature_set(cache, name, features) for name in modalities}
+    _check_different(feature_sets)
+    return Choice(head=head, feature_sets=feature_sets)
+
+
+def modality_of(name: str) -> str:
+    """The modality that a run's name stands for: `pose` of `pose` and of `pose:agcn_bone`."""
+    return name.partition(":")[0]
+
+
+def _feature_set(cache: FeatureCache, name: str, features: dict[str, str]) -> FeatureSet:
+    return cache.feature_set(modality_of(name), features.get(name) or name.partition(":")[2] or None)
+
+
+def _check_different(feature_sets: dict[str, FeatureSet]) -> None:
+    seen: dict[str, str] = {}
+    for name, each in feature_sets.items():
+        if each.name in seen:
+            raise TaskError(f"{seen[each.name]} and {name} are the same feature set, {each.name}; name it once")
+        seen[each.name] = name
 
 
 def _default_modalities(cache: FeatureCache, task: Task, head: str | None, warn: Callable[[str], None]) -> list[str]:
@@ -146,3 +166,9 @@ def _check_names(modalities: Sequence[str]) -> None:
     doubled = sorted({name for name in modalities if list(modalities).count(name) > 1})
     if doubled:
         raise TaskError(f"modality {', '.join(doubled)} is named twice")
+    dotted = [name for name in modalities if "." in name]
+    if dotted:
+        raise TaskError(
+            f"modality {dotted[0]!r} has a dot in its name; write {modality_of(dotted[0])}:FINGERPRINT, "
+            "as `mgcli cache ls` shows it"
+        )

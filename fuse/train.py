@@ -19,12 +19,13 @@ from torch import Tensor
 
 from mgcli.cache import FeatureCache, Progress, media_names, open_cache, warn
 from mgcli.fuse.data import token_statistics
-from mgcli.fuse.head import FittedHead, create_head
-from mgcli.fuse.loop import TrainConfig, TrainError, fit_head, predict_probabilities
+from mgcli.fuse.head import FittedHead, check_options, create_head
+from mgcli.fuse.loop import LossNotFiniteError, fit_head, predict_probabilities
 from mgcli.fuse.metrics import confusion_matrix, over_seeds, scores, subject_intervals
 from mgcli.fuse.predict import prediction_table
-from mgcli.fuse.run import RUN_VERSION, Run, check_writable, group_rows, run_folder, write_run
+from mgcli.fuse.run import RUN_VERSION, Run, check_writable, group_rows, run_folder, write_run, write_stopped
 from mgcli.fuse.selection import Selection, clip_list_hash, protocol_of, read_table, select_for_training
+from mgcli.fuse.settings import TrainConfig, TrainError
 from mgcli.fuse.task import Choice, choose, get_task
 
 SCORED_SPLITS = ("val", "test")
@@ -67,8 +68,8 @@ def train_head(
         The run; its files are on disk.
 
     Raises:
-        MgcliError: a choice, the clip table, the cache or the runs folder does not allow it; the message
-            says what to do.
+        MgcliError: a choice, the clip table, the cache or the runs folder does not allow it, or the loss
+            stopped being a number; the message says what to do.
     """
     config = config or TrainConfig()
     cache = cache if isinstance(cache, FeatureCache) else open_cache(cache)
@@ -79,6 +80,8 @@ def train_head(
         say(message)
 
     chosen = choose(cache, get_task(task), head, modalities, features, note)
+    check_options(chosen.head, config.head, say)
+    _check_views(chosen, config.views, note)
     seed_list = _seed_list(seeds)
     check_writable(Path(runs))
     _note_random_weights(chosen, note)
@@ -92,18 +95,51 @@ def train_head(
         split_seed=config.split_seed,
         allow_unseen_classes=config.allow_unseen_classes,
         allow_leakage=config.allow_leakage,
+        views=config.views,
         warn=note,
     )
-    trained = _train_seeds(chosen, selection, seed_list, config, progress)
     described = _describe(cache, task, protocol_of(table), chosen, selection, seed_list, config, warnings)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{task}-{chosen.label}")
+    trained: list[_Trained] = []
+    try:
+        for each in _train_seeds(chosen, selection, seed_list, config, progress):
+            trained.append(each)
+    except LossNotFiniteError as error:
+        seed = seed_list[len(trained)]
+        trained += [_Trained(seed, error.state, error.history, {})] if error.state else []
+        raise TrainError(f"seed {seed}: {error}{_keep_stopped(trained, described, Path(runs), name)}") from None
     results = _score(trained, selection, group_rows(described))
-    with run_folder(Path(runs), re.sub(r"[^A-Za-z0-9._-]+", "_", f"{task}-{chosen.label}")) as (folder, path):
+    with run_folder(Path(runs), name) as (folder, path):
         run = Run(path=path, config=described, metrics=results["metrics"], intervals=results["intervals"])
-        history = pd.DataFrame([{"seed": each.seed, **row} for each in trained for row in each.history])
-        states = {each.seed: each.state for each in trained}
         predictions = _prediction_rows(trained, selection, task)
-        write_run(folder, described, {**run.to_json(), **results}, predictions, history, states)
+        write_run(folder, described, {**run.to_json(), **results}, predictions, *_history_and_states(trained))
     return run
+
+
+def _history_and_states(trained: list[_Trained]) -> tuple[pd.DataFrame, dict[int, dict[str, Tensor]]]:
+    history = pd.DataFrame([{"seed": each.seed, **row} for each in trained for row in each.history])
+    return history, {each.seed: each.state for each in trained}
+
+
+def _keep_stopped(trained: list[_Trained], described: dict[str, Any], runs: Path, name: str) -> str:
+    """Write down what was good until the training stopped, and say where; the last seed is the one that stopped."""
+    if not trained:
+        return ""
+    with run_folder(runs, f"stopped-{name}") as (folder, path):
+        write_stopped(folder, described, *_history_and_states(trained))
+    return f". The best weights until then are in {path}"
+
+
+def _check_views(chosen: Choice, views: int, note: Callable[[str], None]) -> None:
+    if not views:
+        return
+    lacking = [name for name, each in chosen.feature_sets.items() if each.clips()["view"].max() < 1]
+    if len(lacking) == len(chosen.modalities):
+        raise TrainError(
+            f"views is {views}, but the cache has no augmented views of {', '.join(lacking)}; leave views at 0"
+        )
+    if lacking:
+        note(f"the cache has no augmented views of {', '.join(lacking)}; their plain view is shown instead")
 
 
 @dataclass(frozen=True)
@@ -134,13 +170,12 @@ def _note_random_weights(chosen: Choice, note: Any) -> None:
 
 def _train_seeds(
     chosen: Choice, selection: Selection, seeds: list[int], config: TrainConfig, progress: bool
-) -> list[_Trained]:
+) -> Iterator[_Trained]:
     device = _device(config.device)
     tensors = selection.tensors.to(device)
     rows = {split: torch.from_numpy(selection.rows(split)).to(device) for split in ("train", *SCORED_SPLITS)}
     statistics = token_statistics(selection.tensors, torch.from_numpy(selection.rows("train")))
     batch_size, epochs = config.plan(len(rows["train"]))
-    trained: list[_Trained] = []
     with (
         _threads_for(device, batch_size * tensors.tokens_a_clip),
         Progress(f"train {chosen.label}", epochs * len(seeds), unit="epoch", shown=progress) as bar,
@@ -153,18 +188,20 @@ def _train_seeds(
                 done += 1
                 bar.step(f"seed {seed}, train {row['train_top1']:.3f}, val {row['val_top1']:.3f}")
 
+            # Fresh weights, and layers of a user's own head, draw from torch's global generator.
             with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else ()):
                 torch.manual_seed(seed)
                 head = create_head(chosen.head, tensors.dims, len(selection.classes), config.head)
                 head.set_statistics(statistics)
                 head.to(device)
-                history = fit_head(head, tensors, rows["train"], rows["val"], config, on_epoch)
+                generator = torch.Generator(device).manual_seed(seed)
+                history = fit_head(head, tensors, rows["train"], rows["val"], config, generator, on_epoch)
             bar.step(f"seed {seed} done", epochs - done)
             probabilities = {split: predict_probabilities(head, tensors, rows[split]) for split in SCORED_SPLITS}
-            trained.append(_Trained(seed, head.state_dict(), history, probabilities))
             if isinstance(head, FittedHead):  # no chance in it: one fit serves every seed
-                return [_Trained(each, head.state_dict(), history, probabilities) for each in seeds]
-    return trained
+                yield from (_Trained(each, head.state_dict(), history, probabilities) for each in seeds)
+                return
+            yield _Trained(seed, head.state_dict(), history, probabilities)
 
 
 @contextmanager

@@ -47,8 +47,11 @@ def planted_cache(
     scale: float = 1.0,
     seed: int = 0,
     modalities: tuple[str, ...] = ("video", "pose"),
+    distractors: tuple[str, ...] = (),
+    num_tokens: int = 8,
+    missing: float = 0.0,
 ) -> FeatureCache:
-    """A cache of two modalities, each with one bit in one of 8 tokens, and its clip table.
+    """A cache of modalities, each with one bit in one token of a clip, and its clip table.
 
     Args:
         path: folder to make.
@@ -61,11 +64,15 @@ def planted_cache(
         amplitude: of the planted bits.
         scale: of all tokens.
         seed: same seed, same cache.
-        modalities: names of the two.
+        modalities: names of the two whose bits make the label.
+        distractors: further modalities, each with a bit of its own that says nothing of the label.
+        num_tokens: of a clip and modality.
+        missing: chance that a training clip lacks a modality; never all. Test clips have all.
     """
     rng = np.random.default_rng(seed)
     num_clips = num_train + num_test
-    bits = rng.integers(2, size=(num_clips, 2))
+    names = modalities + distractors
+    bits = rng.integers(2, size=(num_clips, len(names)))
     labels = bits[:, 0] ^ bits[:, 1] if rule != "product" else 2 * bits[:, 0] + bits[:, 1]
     if rule == "shuffled":
         labels = rng.permutation(labels)
@@ -79,12 +86,16 @@ def planted_cache(
         }
     )
     cache = open_cache(path, create=True)
-    for i, modality in enumerate(modalities):
+    lacks = rng.random((num_clips, len(names))) < missing if missing else np.zeros((num_clips, len(names)), bool)
+    lacks[num_train:] = False
+    lacks[lacks.all(axis=1), 0] = False
+    for i, modality in enumerate(names):
         spec = make_spec(modality=modality, dim=dim, reads="imported", weights="imported")
-        tokens = scale * planted_tokens(bits[:, i], dim, amplitude, rng)
+        tokens = scale * planted_tokens(bits[:, i], dim, amplitude, rng, num_tokens)
         with cache.create_feature_set(spec).writer() as writer:
-            for clip_id, clip_tokens in zip(table["clip_id"], tokens, strict=True):
-                writer.add(clip_id, clip_tokens)
+            for clip_id, clip_tokens, lacking in zip(table["clip_id"], tokens, lacks[:, i], strict=True):
+                if not lacking:
+                    writer.add(clip_id, clip_tokens)
     cache.write_clips(check_clip_table(table), "planted")
     return cache
 

@@ -15,6 +15,7 @@ from mgcli.fuse import (
     HeadError,
     SelectionError,
     TaskError,
+    evaluate_run,
     train_head,
 )
 
@@ -52,6 +53,26 @@ def test_a_fusion_head_by_name_gets_a_second_modality(tmp_path: Path) -> None:
 def test_an_asked_for_modality_must_be_there(planted: FeatureCache) -> None:
     with pytest.raises(CacheError, match=r"no tokens of 'face' .* Run: mgcli extract --modality face"):
         train_head(planted, "gesture", modalities=["video", "face"])
+
+
+def test_two_streams_of_pose_are_two_modalities(tmp_path: Path) -> None:
+    cache = planted_cache(tmp_path / "features")
+    bone = cache.create_feature_set(make_spec(modality="pose", backbone="agcn_bone", dim=3))
+    with bone.writer() as writer:
+        for clip_id in clips_of(cache)["clip_id"]:
+            writer.add(clip_id, np.ones((2, 3), np.float32))
+    names = ["video", "pose:tiny", "pose:agcn_bone"]
+    run = train_head(cache, "gesture", modalities=names, seeds=1, config=QUICK, runs=tmp_path / "runs")
+    assert run.modalities == names
+    assert [each["backbone"] for each in run.config["features"].values()] == ["tiny", "tiny", "agcn_bone"]
+    assert evaluate_run(run.path, cache).metrics == run.metrics["test"]
+    alone = train_head(cache, "gesture", head="single_pose:agcn_bone", seeds=1, config=QUICK, runs=tmp_path / "runs")
+    assert alone.label == "single_pose:agcn_bone"
+    fingerprint = run.config["features"]["pose:tiny"]["fingerprint"]
+    with pytest.raises(TaskError, match=r"pose:tiny and pose:\w{8} are the same feature set, pose--tiny"):
+        train_head(cache, "gesture", modalities=["pose:tiny", f"pose:{fingerprint}"])
+    with pytest.raises(TaskError, match="has a dot in its name; write video:FINGERPRINT"):
+        train_head(cache, "gesture", modalities=["video:timm:vit.lvd", "pose:tiny"])
 
 
 def test_single_must_say_which(planted: FeatureCache) -> None:

@@ -22,6 +22,7 @@ from mgcli.fuse import (
     TrainConfig,
     TrainError,
     evaluate_run,
+    make_config,
     predict_run,
     results_table,
     train_head,
@@ -122,7 +123,7 @@ def test_summary_shows_intervals_weights_and_warnings(planted: FeatureCache, tmp
 
 @pytest.mark.parametrize("head", FUSION)
 def test_same_seed_gives_the_same_bits(planted: FeatureCache, tmp_path: Path, head: str) -> None:
-    config = replace(QUICK, modality_dropout=0.2, token_dropout=0.1)
+    config = replace(QUICK, modality_dropout=0.2, token_dropout=0.1, mixup=0.5, ema=0.9)
     first = train_head(planted, "gesture", head=head, seeds=[3], config=config, runs=tmp_path / "a")
     torch.rand(5)  # what happened before does not matter
     second = train_head(planted, "gesture", head=head, seeds=[1, 3], config=config, runs=tmp_path / "b")
@@ -273,7 +274,12 @@ def test_a_runs_path_that_is_a_file_is_found_out_first(planted: FeatureCache, tm
         ({"epochs": 0}, "epochs is 0; it must be 1 or more"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be above 0"),
         ({"modality_dropout": 1.0}, "modality_dropout is 1.0; it must be at least 0 and below 1"),
-        ({"class_balance": "yes"}, "class_balance is 'yes'; it must be none, loss or logits"),
+        ({"class_balance": "yes"}, "class_balance is 'yes'; it must be none, loss, effective, logits"),
+        ({"sampling": "even"}, "sampling is 'even'; it must be shuffled, balanced"),
+        ({"mixup": 1.5}, "mixup is 1.5; it must be between 0 and 1"),
+        ({"ema": 1.0}, "ema is 1.0; it must be at least 0 and below 1"),
+        ({"effective_beta": 1.0}, "effective_beta is 1.0; it must be between 0 and 1"),
+        ({"views": -1}, "views is -1; it must be 0 or more"),
         ({"device": "quantum"}, "cannot use device 'quantum'"),
     ],
 )
@@ -284,23 +290,43 @@ def test_settings_that_make_no_sense_are_refused(
         train_head(planted, "gesture", config=TrainConfig(**settings), runs=tmp_path / "runs")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epoch": 3}, "unknown setting 'epoch'; did you mean 'epochs'"),
+        ({"epochs": 2.5}, "setting epochs is 2.5; it must be a whole number, as the usual 20"),
+        ({"epochs": True}, "setting epochs is True; it must be a whole number"),
+        ({"mixup": "much"}, "setting mixup is 'much'; it must be a number, as the usual"),
+        ({"cross_tokens": 3}, "setting cross_tokens is 3; it must be a word, as the usual 'all'"),
+        ({"allow_unseen_classes": 1}, "setting allow_unseen_classes is 1; it must be true or false"),
+    ],
+)
+def test_settings_of_the_wrong_kind_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(TrainError, match=message):
+        make_config(settings)
+
+
+def test_whole_numbers_will_do_for_any_number() -> None:
+    assert make_config({"mixup": 1, "width": 32}) == TrainConfig(mixup=1, head=HeadConfig(width=32))
+
+
 @pytest.mark.parametrize("seeds", [0, [], [1, 1], [-1]])
 def test_seeds_that_make_no_sense_are_refused(planted: FeatureCache, tmp_path: Path, seeds: int | list[int]) -> None:
     with pytest.raises(TrainError, match="give how many"):
         train_head(planted, "gesture", seeds=seeds, runs=tmp_path / "runs")
 
 
-@pytest.mark.parametrize("balance", ["loss", "logits"])
-def test_class_balance_lifts_the_rare_class(tmp_path: Path, balance: str) -> None:
+@pytest.mark.parametrize("balance", [{"class_balance": "loss"}, {"class_balance": "logits"}, {"sampling": "balanced"}])
+def test_class_balance_lifts_the_rare_class(tmp_path: Path, balance: dict[str, str]) -> None:
     cache = planted_cache(tmp_path / "features", num_train=300, num_test=200, amplitude=1.5, dim=2)
     rare = np.random.default_rng(1).random(500) < 0.15  # no token tells it: only the prior can
     table = clips_of(cache, gesture=np.where(rare, "1", "0"))
-    found = {}
-    for name in ("none", balance):
-        config = replace(QUICK, min_steps=200, learning_rate=1e-2, class_balance=name)  # type: ignore[arg-type]
+    found = []
+    for settings in ({}, balance):
+        config = replace(QUICK, min_steps=200, learning_rate=1e-2, **settings)  # type: ignore[arg-type]
         run = train_head(cache, "gesture", head="concat", seeds=1, clips=table, config=config, runs=tmp_path / "runs")
-        found[name] = run.predictions()["p_1"].mean()
-    assert found["none"] < 0.3 < 0.35 < found[balance]
+        found.append(run.predictions()["p_1"].mean())
+    assert found[0] < 0.3 < 0.35 < found[1]
 
 
 def test_zarr_caches_are_read_alike(tmp_path: Path) -> None:

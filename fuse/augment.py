@@ -1,0 +1,86 @@
+"""What is done to a training batch: clips mixed, tokens and modalities hidden. Off unless the settings ask for it.
+
+Everything here is a function of the batch and a generator; nothing draws from torch's global one.
+
+# Shapes: B batch, N tokens of a modality, M modalities, D token width, K classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mgcli.fuse.data import Batch
+from mgcli.fuse.settings import TrainConfig
+
+
+def augment(batch: Batch, num_classes: int, config: TrainConfig, generator: torch.Generator) -> tuple[Batch, Tensor]:
+    """The batch as training sees it, and its targets.
+
+    Args:
+        batch: as gathered.
+        num_classes: K.
+        config: `mixup`, `token_dropout` and `modality_dropout`.
+        generator: where chance comes from, on the batch's device.
+
+    Returns:
+        The batch, and (B, K) shares of each class in each clip.
+    """
+    targets = F.one_hot(batch.labels, num_classes).float()
+    if config.mixup:
+        batch, targets = _mixed(batch, targets, config.mixup, generator)
+    if config.token_dropout:
+        batch = _with_tokens_hidden(batch, config.token_dropout, generator)
+    if config.modality_dropout and len(batch.mask) > 1:
+        batch = _with_modalities_hidden(batch, config.modality_dropout, generator)
+    return batch, targets
+
+
+def _mixed(batch: Batch, targets: Tensor, chance: float, generator: torch.Generator) -> tuple[Batch, Tensor]:
+    """Some clips mixed with another of the batch: mixup (Zhang et al., ICLR 2018, arXiv 1710.09412) of tokens.
+
+    A clip keeps its length, mask and times, and at least half of its weight (of its label, too). Each of its
+    real tokens is mixed with the other clip's token at the same share of the way through, however long that
+    clip is; where that one is not real, its own token stays whole. Clips that do not have the same modalities
+    are not mixed: the label would promise something that no token shows.
+    """
+    device = batch.labels.device
+    size = len(batch.labels)
+    other = torch.randperm(size, generator=generator, device=device)
+    own = 1 - torch.rand(size, generator=generator, device=device) / 2  # (B,) weight of the clip itself, 1/2..1
+    present = torch.stack([each.any(dim=1) for each in batch.mask.values()], dim=1)  # (B, M)
+    alike = (present == present[other]).all(dim=1)
+    chosen = torch.rand(size, generator=generator, device=device) < chance
+    own = own.where(alike & chosen, 1.0)
+    tokens = {}
+    for name, mask in batch.mask.items():
+        there = torch.arange(1, mask.shape[1] + 1, device=device)  # (N,)
+        length = (mask * there).amax(dim=1)  # (B,) up to the last real token
+        place = (there - 0.5) * (length[other] / length.clamp_min(1))[:, None]  # (B, N)
+        place = place.long().clamp_max(mask.shape[1] - 1)
+        answers = mask[other].gather(1, place)  # (B, N)
+        partner = batch.tokens[name][other[:, None], place]  # (B, N, D)
+        weight = own[:, None].where(answers, 1.0)[..., None].to(partner.dtype)
+        tokens[name] = torch.where(weight < 1, weight * batch.tokens[name] + (1 - weight) * partner, batch.tokens[name])
+    targets = own[:, None] * targets + (1 - own[:, None]) * targets[other]
+    return replace(batch, tokens=tokens), targets
+
+
+def _with_tokens_hidden(batch: Batch, chance: float, generator: torch.Generator) -> Batch:
+    mask = {
+        name: each & (torch.rand(each.shape, generator=generator, device=each.device) >= chance)
+        for name, each in batch.mask.items()
+    }
+    return replace(batch, mask=mask)
+
+
+def _with_modalities_hidden(batch: Batch, chance: float, generator: torch.Generator) -> Batch:
+    """Whole modalities hidden, clip by clip; one that would lose all keeps what it has."""
+    present = torch.stack([each.any(dim=1) for each in batch.mask.values()], dim=1)  # (B, M)
+    kept = present & (torch.rand(present.shape, generator=generator, device=present.device) >= chance)
+    kept = kept | ~kept.any(dim=1, keepdim=True)
+    mask = {name: each & kept[:, i, None] for i, (name, each) in enumerate(batch.mask.items())}
+    return replace(batch, mask=mask)

@@ -1,0 +1,115 @@
+"""How a head is trained: every setting, checked when made."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from mgcli.cache import MgcliError
+from mgcli.fuse.head import HeadConfig
+
+SMALLEST_BATCH = 8
+STEPS_AN_EPOCH = 8  # a small set is cut into at least this many batches, if they keep SMALLEST_BATCH clips
+_KINDS: dict[type, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "true or false"),
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    str: ((str,), "a word"),
+}
+CHOICES = {"sampling": ("shuffled", "balanced"), "class_balance": ("none", "loss", "effective", "logits")}
+
+
+class TrainError(MgcliError):
+    """A training that cannot start or go on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How a head is trained."""
+
+    epochs: int = 20
+    min_steps: int = 500  # a small set is gone through more often, up to this many steps
+    batch_size: int = 64
+    learning_rate: float = 1e-3  # at the end of the warm-up; falls to 0 along a cosine
+    warmup: float = 0.1  # share of the steps
+    weight_decay: float = 0.05
+    grad_clip: float = 1.0  # largest norm of the whole gradient
+    label_smoothing: float = 0.05
+    aux_weight: float = 0.1  # of each modality's own loss beside the joint one
+    sampling: Literal["shuffled", "balanced"] = "shuffled"  # balanced: every class is drawn equally often
+    class_balance: Literal["none", "loss", "effective", "logits"] = "none"  # see Loss
+    effective_beta: float = 0.999  # of class_balance=effective; nearer 1 is nearer class_balance=loss
+    modality_dropout: float = 0.0  # chance that a training clip loses a modality, never all
+    token_dropout: float = 0.0  # chance that a training token is hidden
+    mixup: float = 0.0  # chance that a training clip is mixed with another
+    views: int = 0  # augmented views 1..views of the cache that training draws from, beside the plain one
+    ema: float = 0.0  # decay a step of an average of the weights, kept in their place; 0: no average
+    patience: float = 0.3  # stop after this share of the steps without a better validation score
+    max_tokens: int = 512  # of a clip and modality: more are thinned evenly
+    validation_fraction: float = 0.2  # share of training subjects, where the clip table has no val split
+    split_seed: int = 0  # of that drawn validation split, the same for all seeds of a run
+    allow_unseen_classes: bool = False  # accept a class that has clips, but none to train on
+    allow_leakage: bool = False  # accept splits and backbones that the leakage guard refuses, as a warning
+    device: str = "auto"  # auto: cuda where there is one
+    head: HeadConfig = field(default_factory=HeadConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "max_tokens"):
+            if getattr(self, name) < 1:
+                raise TrainError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        for name in ("learning_rate", "grad_clip", "patience"):
+            if not getattr(self, name) > 0:
+                raise TrainError(f"{name} is {getattr(self, name)}; it must be above 0")
+        for name in ("warmup", "label_smoothing", "modality_dropout", "token_dropout", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise TrainError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+        if not 0 < self.validation_fraction < 1:
+            raise TrainError(f"validation_fraction is {self.validation_fraction}; it must be between 0 and 1")
+        if not 0 < self.effective_beta < 1:
+            raise TrainError(f"effective_beta is {self.effective_beta}; it must be between 0 and 1")
+        if not 0 <= self.mixup <= 1:
+            raise TrainError(f"mixup is {self.mixup}; it must be between 0 and 1")
+        if self.views < 0:
+            raise TrainError(f"views is {self.views}; it must be 0 or more")
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise TrainError(f"{name} is {getattr(self, name)!r}; it must be {', '.join(known)}")
+        if self.sampling == "balanced" and self.class_balance != "none":
+            raise TrainError(
+                f"sampling=balanced and class_balance={self.class_balance} both make up for rare classes; choose one"
+            )
+
+    def plan(self, num_clips: int) -> tuple[int, int]:
+        """Batch size and number of epochs for so many training clips."""
+        batch_size = min(self.batch_size, max(SMALLEST_BATCH, num_clips // STEPS_AN_EPOCH))
+        steps = math.ceil(num_clips / batch_size)
+        return batch_size, max(self.epochs, math.ceil(self.min_steps / steps))
+
+
+def make_config(settings: Mapping[str, Any]) -> TrainConfig:
+    """The configuration with some fields set, those of the training and those of the head alike.
+
+    Raises:
+        TrainError: a field that does not exist, or a value of another kind; the message suggests the nearest.
+    """
+    of_head = {each.name: each.default for each in fields(HeadConfig)}
+    of_training = {each.name: each.default for each in fields(TrainConfig) if each.name != "head"}
+    every = of_head | of_training
+    for name, value in settings.items():
+        if name not in every:
+            near = difflib.get_close_matches(name, every, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise TrainError(f"unknown setting {name!r}; {hint}All: {', '.join(sorted(every))}")
+        _check_kind(name, value, every[name])
+    head = HeadConfig(**{name: value for name, value in settings.items() if name in of_head})
+    return TrainConfig(head=head, **{name: value for name, value in settings.items() if name in of_training})
+
+
+def _check_kind(name: str, value: Any, usual: Any) -> None:
+    """A value must be of the kind of the usual one; a whole number will do for any number."""
+    kinds, words = _KINDS[type(usual)]
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        raise TrainError(f"setting {name} is {value!r}; it must be {words}, as the usual {usual!r}")
