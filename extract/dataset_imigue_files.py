@@ -54,7 +54,7 @@ def find_imigue_files(root: Path) -> ImigueFiles:
     videos: dict[int, list[Path]] = defaultdict(list)
     tables, track3 = [], []
     warnings: list[str] = []
-    for path in files_below(root, PACKAGES):
+    for path in files_below(root, PACKAGES, warnings):
         name = path.name.lower()
         if found := _LABEL_FILE.fullmatch(name):
             labels[int(found[1])].append(path)

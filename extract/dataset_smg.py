@@ -126,7 +126,7 @@ def _find_files(root: Path, warnings: list[str]) -> tuple[dict[str, dict[int, Pa
     """Kind of file -> subject -> the file; and subject -> video."""
     found: dict[str, dict[int, list[Path]]] = {kind: defaultdict(list) for kind in ("skeleton", "finelabels", "data")}
     found_videos: dict[int, list[Path]] = defaultdict(list)
-    for path in files_below(root, _PACKAGES):
+    for path in files_below(root, _PACKAGES, warnings):
         name = path.name.lower()
         if of_kind := _FILE.fullmatch(name):
             found[of_kind[2]][int(of_kind[1])].append(path)
