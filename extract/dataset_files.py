@@ -40,12 +40,10 @@ def files_below(root: Path, package_names: re.Pattern[str], warnings: list[str])
 
 
 def one_of(paths: list[Path], what: str, warnings: list[str]) -> Path:
-    """The first of several files that should be one; says so unless all are the same, byte for byte."""
-    if len(paths) > 1:
-        contents = [(path.stat().st_size, _ends(path)) for path in paths]
-        if any(content != contents[0] for content in contents):
-            others = ", ".join(str(path) for path in paths[1:])
-            warnings.append(f"{what}: {len(paths)} different files; {paths[0]} is used, not {others}")
+    """The first of several files that should be one; says so unless all have the same size and ends."""
+    if len(paths) > 1 and len({_likeness(path) for path in paths}) > 1:
+        others = ", ".join(str(path) for path in paths[1:])
+        warnings.append(f"{what}: {len(paths)} different files; {paths[0]} is used, not {others}")
     return paths[0]
 
 
@@ -56,8 +54,13 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(names[:MOST_NAMED]) + more
 
 
-def _ends(path: Path, num_bytes: int = 1 << 16) -> bytes:
-    with path.open("rb") as file:
-        head = file.read(num_bytes)
-        file.seek(max(0, path.stat().st_size - num_bytes))
-        return head + file.read(num_bytes)
+def _likeness(path: Path, num_bytes: int = 1 << 16) -> bytes:
+    """Size and ends of a file; the path itself where it cannot be read."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(num_bytes)
+            file.seek(max(0, size - num_bytes))
+            return b"%d " % size + head + file.read(num_bytes)
+    except OSError:
+        return os.fsencode(path)

@@ -38,7 +38,7 @@ SMG_VALIDATION_SUBJECTS = (11, 16, 17, 21, 23, 29, 30)  # `draw_subjects` of the
 MAX_FRAMES_PER_S = 240.0
 SMG_PROTOCOLS = (f"smg-gesture{OWN_VALIDATION}", "smg-gesture")
 
-_PACKAGES = re.compile(r"smg_(rgb|data|skeleton)|sample\d{4}$")
+_PACKAGES = re.compile(r"smg_(rgb|data|skeleton)_|sample\d{4}$")
 _FILE = re.compile(r"sample(\d{4})_(skeleton|finelabels|data)\.csv")
 _SAMPLE = re.compile(r"sample(\d{4})(?!\d)")
 _CUT_CLIP = re.compile(r".*_\d+_\d+")

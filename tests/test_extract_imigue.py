@@ -359,3 +359,20 @@ def test_the_lists_have_the_published_sizes() -> None:
         json.dumps(sorted({*EMOTION_2021_TRAIN_VIDEOS, *EMOTION_2021_TEST_VIDEOS} - {*TRAIN_VIDEOS, *TEST_VIDEOS}))
         == "[]"
     )
+
+
+def test_of_several_files_for_one_video_the_first_is_used_and_it_is_said(tmp_path: Path) -> None:
+    write_challenge(tmp_path, media=False)
+    folder = tmp_path / "imigue_rgb_phase1" / "train_data" / "0012"
+    folder.mkdir(parents=True)
+    for name in ("0012.mp4", "0012.avi", "preview.mp4"):
+        (folder / name).write_text(name)
+    (folder.parent / "0013").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (folder.parent / "0013" / name).touch()
+    table = load_dataset("imigue", tmp_path, protocol="miga-track3")
+    assert Path(row(table, "0012")["video"]).name == "0012.avi"
+    assert row(table, "0013")["video"] == ""
+    notes = "\n".join(table.attrs["warnings"])
+    assert "video 0012: 2 different files" in notes
+    assert "none of its videos is called 0013, so none is used: a.mp4, b.mp4" in notes
