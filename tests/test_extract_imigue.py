@@ -176,8 +176,9 @@ def test_a_file_of_subjects_makes_the_challenge_split_like_the_full_release(chal
     with_subjects = load_dataset("imigue", challenge, subjects=str(full / "Label" / "labels_20200831.csv"))
     of_full = load_dataset("imigue", full)
     assert with_subjects[["clip_id", "split", "subject_id"]].equals(of_full[["clip_id", "split", "subject_id"]])
-    with pytest.raises(DatasetError, match=r"option subjects=nowhere\.csv: no such file"):
-        load_dataset("imigue", challenge, subjects="nowhere.csv")
+    for name in ("nowhere.csv", 7):  # as `--option subjects=7` gives it
+        with pytest.raises(DatasetError, match=rf"option subjects={name}: no such file"):
+            load_dataset("imigue", challenge, subjects=name)
 
 
 @pytest.mark.parametrize("test_class", ["0", "-1", "?", "", "100", "7"])
