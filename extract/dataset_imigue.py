@@ -212,7 +212,7 @@ def _ids(videos: Iterable[int]) -> str:
     return listed(f"{video:04d}" for video in videos)
 
 
-def _given_path(root: Path, given: str | None, option: str) -> Path | None:
+def _given_path(root: Path, given: str | int | None, option: str) -> Path | None:
     """The path of an option.
 
     Raises:
@@ -220,7 +220,7 @@ def _given_path(root: Path, given: str | None, option: str) -> Path | None:
     """
     if given is None:
         return None
-    for path in (root / given, Path(given)):
+    for path in (root / str(given), Path(str(given))):  # a name of digits comes as a number from the command line
         if path.exists():
             return path
     raise DatasetError(f"option {option}={given}: no such file or folder, neither in {root} nor here")

@@ -27,6 +27,7 @@ from mgcli.extract.dataset_files import listed
 from mgcli.extract.dataset_imigue_splits import VIDEOS
 
 FRAMES_PER_S = 25.0  # of the frame ids, whatever rate a video file on disk has
+MOST_CLIPS = 10_000  # of a video; the busiest has 282
 ILLUSTRATIVE = 99  # raw class of everything that is no micro-gesture
 ILLUSTRATIVE_ID = 31
 
@@ -89,6 +90,9 @@ def read_label_files(paths: Mapping[int, Path], test_videos: Collection[int]) ->
     rows: list[tuple[GestureClip, Row, str]] = []  # clip, its row, and the place of that
     unfinished = []
     for video, path in sorted(paths.items()):
+        if video not in _KNOWN:
+            found.dropped.append((str(path), f"video {video} is none of iMiGUE's {len(VIDEOS)}"))
+            continue
         try:
             file = read_annotations(path, _LABEL_COLUMNS)
             clips, dropped = parse_rows(file, partial(_label_row, video=video, is_test=video in test_videos))
@@ -122,8 +126,8 @@ def read_full_table(path: Path) -> ImigueAnnotations:
         start, end = frame_interval(row, FRAMES_PER_S)
         gesture = str(class_id(whole_number(row, "class")))
         emotion = _emotion(row.cells.get("win_or_lose", ""))
-        if label_id < 1:
-            raise RowError(f"label_id {label_id} is not counted from 1")
+        if not 1 <= label_id <= MOST_CLIPS:
+            raise RowError(f"label_id {label_id} does not number the clips of a video from 1")
         if (video, label_id) in lines:
             raise RowError(f"label_id {label_id} of video {video} is in line {lines[video, label_id]} already")
         lines[video, label_id] = row.line
@@ -258,7 +262,7 @@ def _gaps(file: AnnotationFile) -> list[str]:
     gaps = [
         f"{number} of video {video}"
         for video, there in sorted(numbers.items())
-        for number in sorted(set(range(1, min(max(there), 1 << 16))) - there)
+        for number in sorted(set(range(1, min(max(there), MOST_CLIPS))) - there)
     ]
     return [f"{file.path}: no row has label_id {listed(gaps)}"] if gaps else []
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mgcli.extract.dataset_files import VIDEO_SUFFIXES, files_below, listed, one_of
 
-PACKAGES = re.compile(r"imigue_(rgb|data|skeleton)|mg_skeleton|labels?$")
+PACKAGES = re.compile(r"imigue_(rgb|data|skeleton)_|mg_skeleton|labels?$")
 
 _VIDEO_FOLDER = re.compile(r"\d{4}")
 _LABEL_FILE = re.compile(r"(\d{1,4})_label\.csv")
@@ -54,7 +54,7 @@ def find_imigue_files(root: Path) -> ImigueFiles:
     videos: dict[int, list[Path]] = defaultdict(list)
     tables, track3 = [], []
     warnings: list[str] = []
-    for path in files_below(root, PACKAGES):
+    for path in files_below(root, PACKAGES, warnings):
         name = path.name.lower()
         if found := _LABEL_FILE.fullmatch(name):
             labels[int(found[1])].append(path)
@@ -79,13 +79,16 @@ def find_imigue_files(root: Path) -> ImigueFiles:
 
 
 def _skeleton_rank(path: Path, ending: str) -> int | None:
-    """Place of a skeleton file among those of its video, from 0; None where it is empty."""
-    if path.stat().st_size == 0:
-        return None
-    if ending == "_light.csv":
+    """Place of a skeleton file among those of its video, from 0; None where it is empty or cannot be read."""
+    try:
         with path.open("rb") as file:
-            if file.readline().count(b",") + 1 < _HAND_COLUMNS:
-                return len(_SKELETON_ENDINGS)
+            first = file.readline()
+    except OSError:
+        return None
+    if not first:
+        return None
+    if ending == "_light.csv" and first.count(b",") + 1 < _HAND_COLUMNS:
+        return len(_SKELETON_ENDINGS)
     return _SKELETON_ENDINGS.index(ending)
 
 

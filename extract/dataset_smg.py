@@ -38,7 +38,7 @@ SMG_VALIDATION_SUBJECTS = (11, 16, 17, 21, 23, 29, 30)  # `draw_subjects` of the
 MAX_FRAMES_PER_S = 240.0
 SMG_PROTOCOLS = (f"smg-gesture{OWN_VALIDATION}", "smg-gesture")
 
-_PACKAGES = re.compile(r"smg_(rgb|data|skeleton)|sample\d{4}$")
+_PACKAGES = re.compile(r"smg_(rgb|data|skeleton)_|sample\d{4}$")
 _FILE = re.compile(r"sample(\d{4})_(skeleton|finelabels|data)\.csv")
 _SAMPLE = re.compile(r"sample(\d{4})(?!\d)")
 _CUT_CLIP = re.compile(r".*_\d+_\d+")
@@ -126,7 +126,7 @@ def _find_files(root: Path, warnings: list[str]) -> tuple[dict[str, dict[int, Pa
     """Kind of file -> subject -> the file; and subject -> video."""
     found: dict[str, dict[int, list[Path]]] = {kind: defaultdict(list) for kind in ("skeleton", "finelabels", "data")}
     found_videos: dict[int, list[Path]] = defaultdict(list)
-    for path in files_below(root, _PACKAGES):
+    for path in files_below(root, _PACKAGES, warnings):
         name = path.name.lower()
         if of_kind := _FILE.fullmatch(name):
             found[of_kind[2]][int(of_kind[1])].append(path)

@@ -176,8 +176,9 @@ def test_a_file_of_subjects_makes_the_challenge_split_like_the_full_release(chal
     with_subjects = load_dataset("imigue", challenge, subjects=str(full / "Label" / "labels_20200831.csv"))
     of_full = load_dataset("imigue", full)
     assert with_subjects[["clip_id", "split", "subject_id"]].equals(of_full[["clip_id", "split", "subject_id"]])
-    with pytest.raises(DatasetError, match=r"option subjects=nowhere\.csv: no such file"):
-        load_dataset("imigue", challenge, subjects="nowhere.csv")
+    for name in ("nowhere.csv", 7):  # as `--option subjects=7` gives it
+        with pytest.raises(DatasetError, match=rf"option subjects={name}: no such file"):
+            load_dataset("imigue", challenge, subjects=name)
 
 
 @pytest.mark.parametrize("test_class", ["0", "-1", "?", "", "100", "7"])
@@ -203,6 +204,50 @@ def test_missing_files_are_said_and_the_rest_is_used(tmp_path: Path) -> None:
     assert "no skeleton file for 1 of 7 videos: 0012" in notes
     assert "no video file for 351 of 359 videos: 0003" in notes
     assert "no win or lose label for 255 of 255 videos" in notes
+
+
+def test_files_of_unknown_videos_are_named_and_dead_links_passed_over(tmp_path: Path) -> None:
+    write_challenge(tmp_path, media=False)
+    (tmp_path / "0005_label.csv").write_text("1,0,9\n")
+    (tmp_path / "0003_label.csv").symlink_to(tmp_path / "gone.csv")
+    (tmp_path / "0003_light.csv").symlink_to(tmp_path / "gone.csv")
+    table = load_dataset("imigue", tmp_path, protocol="miga-track1")
+    assert clips(table) == CHALLENGE_CLIPS[:17]
+    assert (str(tmp_path / "0005_label.csv"), "video 5 is none of iMiGUE's 359") in table.attrs["dropped"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "at_fault"),
+    [
+        (
+            "12,1,0,2,0,20,1,17,F,x,Win\n12,2,0,21,0,59,31,18,F,x,Win\n",
+            "line 3: subject_id of video 12 is '18', but '17' in line 2",
+        ),
+        (
+            "12,1,0,2,0,20,1,17,F,x,Win\n12,2,0,21,0,59,31,17,F,x,Lose\n",
+            "line 3: win_or_lose of video 12 is 'lose', but 'win' in line 2",
+        ),
+    ],
+)
+def test_rows_that_contradict_each_other_are_an_error(tmp_path: Path, rows: str, at_fault: str) -> None:
+    header = "video_id,label_id,start_time,start_frame,end_time,end_frame,class,subject_id,subject_gender"
+    (tmp_path / "labels_20200831.csv").write_text(f"{header},subject_nationality,win_or_lose\n{rows}")
+    with pytest.raises(DatasetError, match=at_fault):
+        load_dataset("imigue", tmp_path)
+
+
+def test_odd_rows_of_the_full_table_are_told(full: Path, tmp_path: Path) -> None:
+    lines = (full / "Label" / "labels_20200831.csv").read_text().splitlines()
+    lines[1] = lines[1].replace("1,1,0.0000,0,0.3600,9", "1,1,4.0000,0,0.3600,9")  # another time
+    lines[8] = lines[8].replace("13,1,", "13,1000000000,")
+    del lines[4]  # 0002_0
+    (tmp_path / "labels_20200831.csv").write_text("\n".join(lines) + "\n")
+    table = load_dataset("imigue", tmp_path, protocol="imigue-gesture")
+    notes, file = "\n".join(table_notes(table)), tmp_path / "labels_20200831.csv"
+    assert f"{file}: times and frames do not agree at 25 frames/s in line 2; frames count" in notes
+    assert "no row has label_id 1 of video 2" in notes
+    assert len(table) == 19 - len(table.attrs["dropped"]) - 1
+    assert all(place.startswith(f"{file}, line ") for place, _ in table.attrs["dropped"])
 
 
 def test_nothing_at_all_is_an_error(tmp_path: Path) -> None:
@@ -315,3 +360,20 @@ def test_the_lists_have_the_published_sizes() -> None:
         json.dumps(sorted({*EMOTION_2021_TRAIN_VIDEOS, *EMOTION_2021_TEST_VIDEOS} - {*TRAIN_VIDEOS, *TEST_VIDEOS}))
         == "[]"
     )
+
+
+def test_of_several_files_for_one_video_the_first_is_used_and_it_is_said(tmp_path: Path) -> None:
+    write_challenge(tmp_path, media=False)
+    folder = tmp_path / "imigue_rgb_phase1" / "train_data" / "0012"
+    folder.mkdir(parents=True)
+    for name in ("0012.mp4", "0012.avi", "preview.mp4"):
+        (folder / name).write_text(name)
+    (folder.parent / "0013").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (folder.parent / "0013" / name).touch()
+    table = load_dataset("imigue", tmp_path, protocol="miga-track3")
+    assert Path(row(table, "0012")["video"]).name == "0012.avi"
+    assert row(table, "0013")["video"] == ""
+    notes = "\n".join(table.attrs["warnings"])
+    assert "video 0012: 2 different files" in notes
+    assert "none of its videos is called 0013, so none is used: a.mp4, b.mp4" in notes
