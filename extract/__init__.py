@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from mgcli.extract.source import add_sources
     from mgcli.extract.train_pose import PoseTrainReport, train_pose_backbone
     from mgcli.extract.train_pose_clips import BackboneTrainError
-    from mgcli.extract.video import DecodePlan, VideoError, VideoIndex, decode_frames, index_video, plan_decode
+    from mgcli.extract.video import DecodePlan, VideoError, VideoIndex, index_video, plan_decode
+    from mgcli.extract.video_decode import DecodeCount, decode_frames
     from mgcli.extract.weights import PublishedWeights, download_weights, weights_folders
     from mgcli.extract.weights_checkpoint import WeightsError, read_provenance
     from mgcli.extract.weights_import import ImportedWeights, import_weights
@@ -52,6 +53,7 @@ __all__ = [
     "BenchReport",
     "DatasetError",
     "DatasetProtocol",
+    "DecodeCount",
     "DecodePlan",
     "DemoConfig",
     "ExtractReport",
@@ -117,7 +119,8 @@ __getattr__ = lazy_names(
         "source": "add_sources",
         "train_pose": "PoseTrainReport train_pose_backbone",
         "train_pose_clips": "BackboneTrainError",
-        "video": "DecodePlan VideoError VideoIndex decode_frames index_video plan_decode",
+        "video": "DecodePlan VideoError VideoIndex index_video plan_decode",
+        "video_decode": "DecodeCount decode_frames",
         "weights": "PublishedWeights download_weights weights_folders",
         "weights_checkpoint": "WeightsError read_provenance",
         "weights_import": "ImportedWeights import_weights",

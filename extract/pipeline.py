@@ -18,6 +18,8 @@ import torch
 
 from mgcli.cache import GRID_KEY, LAYOUTS_KEY, FeatureCache, FeatureSet, Progress, warn
 from mgcli.extract.backbone import Backbone
+from mgcli.extract.decoder import Decoders, InlineDecoders
+from mgcli.extract.decoder_process import DecoderProcesses
 from mgcli.extract.device import choose_batch_size, choose_decoder_threads, choose_device, choose_workers
 from mgcli.extract.embed import ModalityEmbedder
 from mgcli.extract.face import load_detector
@@ -167,9 +169,12 @@ def _run(
             embedder = ModalityEmbedder(stage.backbone, writer, batch_size=batch_size, on_clip=bar.step)
             embedders[stage.modality] = embedder
             stack.callback(_write_failures, stage.feature_set, embedder)
-        read = partial(read_file, decoder_threads=choose_decoder_threads(workers))
-        lookahead = max(2, 2 * batch_size // max(1, workers))  # two batches ready, among all workers
+        threads = choose_decoder_threads(workers)
+        decoders: Decoders = DecoderProcesses(threads) if workers else InlineDecoders(threads)
+        read = partial(read_file, decoders=decoders)
+        lookahead = max(2, 2 * batch_size)  # two batches ready
         events = stack.enter_context(closing(read_ahead(by_file(requests), read, workers=workers, lookahead=lookahead)))
+        stack.enter_context(closing(decoders))  # closed before its readers are waited for
         for event in events:
             embedder = embedders[event.request.modality]
             if isinstance(event, InputReady):
