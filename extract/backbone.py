@@ -8,7 +8,7 @@ import difflib
 import importlib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, get_args, get_type_hints
@@ -152,13 +152,22 @@ class Backbone(nn.Module, ABC):
         """Tokens of a batch in the backbone's own precision and on its device, given back as float32 on the CPU."""
         return self.embed_with_companions(inputs)[0]  # (B, N, D)
 
-    @torch.inference_mode()
     def embed_with_companions(self, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The same, and what the backbone keeps beside its tokens."""
+        tokens, kept = self.embed_on_device(inputs, self)
+        return tokens.cpu(), {name: each.cpu() for name, each in kept.items()}
+
+    @torch.inference_mode()
+    def embed_on_device(self, inputs: Tensor, network: Callable[[Tensor], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Tokens and companions in float32, left where they were computed.
+
+        Args:
+            inputs: (B, ...), as `prepare` gave them.
+            network: this backbone, or this backbone compiled.
+        """
         inputs = self.finish(inputs.to(device=self.device, non_blocking=True))
-        tokens = self(inputs.to(dtype=PRECISIONS[self.precision]))
-        kept = {name: each.float().cpu() for name, each in self.companions(tokens).items()}
-        return tokens.float().cpu(), kept
+        tokens = network(inputs.to(dtype=PRECISIONS[self.precision]))
+        return tokens.float(), {name: each.float() for name, each in self.companions(tokens).items()}
 
 
 def scale_pictures(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -56,6 +56,9 @@ StoreOption = Annotated[
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=0, help="Files read at once; 0 reads between batches.")
 ]
+CompileOption = Annotated[
+    str, typer.Option("--compile", help="torch.compile: on, off, or auto: on a GPU, for clips enough to pay for it.")
+]
 
 
 @app.command()
@@ -109,6 +112,7 @@ def extract(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Inputs a forward pass; default automatic.")] = None,
     workers: WorkersOption = None,
     device: DeviceOption = None,
+    compile: CompileOption = "auto",
     download: Annotated[bool, typer.Option(help="Fetch published weights that are not here.")] = True,
     dataset: DatasetOption = None,
     root: RootOption = None,
@@ -134,6 +138,7 @@ def extract(
         batch_size=batch_size,
         workers=workers,
         device=device,
+        compile=compile,
         task=task,
         protocol=protocol,
         weights_dir=project.weights,

@@ -10,6 +10,7 @@ from mgcli.extract.backbone import Backbone, BackboneError
 
 BATCH_SIZE_CPU = 2
 BATCH_SIZE_CUDA = 32
+COMPILE_FROM_CLIPS = 5000  # compiling takes a minute or two; a GPU embeds so many clips in a few seconds to minutes
 
 
 def choose_device(device: str | None = None) -> torch.device:
@@ -58,7 +59,7 @@ def choose_batch_size(batch_size: int | None, device: torch.device) -> int:
 
 
 def choose_workers(workers: int | None) -> int:
-    """Decoder threads: half of the cores, the network wants the others.
+    """Videos decoded at once, each in a process: half of the cores, the network wants the others.
 
     Raises:
         BackboneError: below 0.
@@ -73,6 +74,17 @@ def choose_workers(workers: int | None) -> int:
 def choose_decoder_threads(workers: int) -> int:
     """Threads of each decoder, so that all of them together use the cores once."""
     return max(1, _num_cores() // max(1, workers))
+
+
+def choose_compile(compile: str, device: torch.device, num_clips: int) -> bool:
+    """Whether a network is run through torch.compile: when forced, or on a GPU for enough clips to pay for it.
+
+    Raises:
+        BackboneError: no such choice.
+    """
+    if compile not in ("auto", "on", "off"):
+        raise BackboneError(f"unknown choice {compile!r} for compile; known: auto, on, off")
+    return compile == "on" or (compile == "auto" and device.type == "cuda" and num_clips >= COMPILE_FROM_CLIPS)
 
 
 def _num_cores() -> int:

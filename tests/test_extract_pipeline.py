@@ -83,7 +83,7 @@ def test_three_modalities_in_one_run(cache: FeatureCache, media: Path) -> None:
     counts = {name: (each["done"], each["skipped"], each["failed"]) for name, each in report.to_json().items()}
     assert counts == {"video": (15, 0, 0), "context": (3, 0, 0), "pose": (15, 0, 0)}
     assert set(report.to_json()["video"]) == {
-        *("feature_set", "done", "skipped", "failed", "seconds", "clips_per_second")
+        *("feature_set", "done", "skipped", "failed", "seconds", "clips_per_second", "run")
     }
     json.dumps(report.to_json())
     assert "weights are random:0" in report.summary()
