@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         create_backbone,
     )
     from mgcli.extract.bench import BenchReport, bench_backbone
+    from mgcli.extract.bench_pipeline import PipelineBench, PipelineBenchConfig, bench_extraction
     from mgcli.extract.catalogue import describe_backbones, describe_datasets, describe_weights, weights_are_here
     from mgcli.extract.dataset import (
         DATASETS,
@@ -65,6 +66,8 @@ __all__ = [
     "LayoutError",
     "Modality",
     "ModalityReport",
+    "PipelineBench",
+    "PipelineBenchConfig",
     "PoseTrainReport",
     "Prepared",
     "PublishedWeights",
@@ -77,6 +80,7 @@ __all__ = [
     "align_face",
     "backbone_class",
     "bench_backbone",
+    "bench_extraction",
     "choose_protocol",
     "create_backbone",
     "decode_frames",
@@ -107,6 +111,7 @@ __getattr__ = lazy_names(
     {  # module -> public names in it
         "backbone": "BACKBONES MODALITIES Backbone BackboneError Modality Prepared backbone_class create_backbone",
         "bench": "BenchReport bench_backbone",
+        "bench_pipeline": "PipelineBench PipelineBenchConfig bench_extraction",
         "catalogue": "describe_backbones describe_datasets describe_weights weights_are_here",
         "dataset": "DATASETS DatasetError DatasetProtocol choose_protocol load_dataset load_project_clips",
         "dataset_demo": "DEMO_POSE_SETTINGS DemoConfig make_demo pose_labels",

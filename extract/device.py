@@ -65,7 +65,7 @@ def choose_workers(workers: int | None) -> int:
         BackboneError: below 0.
     """
     if workers is None:
-        return max(1, min(8, _num_cores() // 2))
+        return max(1, min(8, num_cores() // 2))
     if workers < 0:
         raise BackboneError(f"workers is {workers}; it must be 0 (decode between batches) or more")
     return workers
@@ -73,7 +73,7 @@ def choose_workers(workers: int | None) -> int:
 
 def choose_decoder_threads(workers: int) -> int:
     """Threads of each decoder, so that all of them together use the cores once."""
-    return max(1, _num_cores() // max(1, workers))
+    return max(1, num_cores() // max(1, workers))
 
 
 def choose_compile(compile: str, device: torch.device, num_clips: int) -> bool:
@@ -87,7 +87,7 @@ def choose_compile(compile: str, device: torch.device, num_clips: int) -> bool:
     return compile == "on" or (compile == "auto" and device.type == "cuda" and num_clips >= COMPILE_FROM_CLIPS)
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
