@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from mgcli.extract.face import Face, FaceDetector, FaceError, align_face, read_faces
     from mgcli.extract.pipeline import extract_modalities
     from mgcli.extract.report import ExtractReport, ModalityReport
+    from mgcli.extract.run_clock import RunProfile
+    from mgcli.extract.shrink import Shrink
     from mgcli.extract.skeleton import Skeleton, read_skeleton
     from mgcli.extract.skeleton_layouts import LAYOUTS, JointLayout, LayoutError, SkeletonError, joint_layout
     from mgcli.extract.source import add_sources
@@ -71,6 +73,8 @@ __all__ = [
     "PoseTrainReport",
     "Prepared",
     "PublishedWeights",
+    "RunProfile",
+    "Shrink",
     "Skeleton",
     "SkeletonError",
     "VideoError",
@@ -119,6 +123,8 @@ __getattr__ = lazy_names(
         "explain": "explain_extraction",
         "pipeline": "extract_modalities",
         "report": "ExtractReport ModalityReport",
+        "run_clock": "RunProfile",
+        "shrink": "Shrink",
         "skeleton": "Skeleton read_skeleton",
         "skeleton_layouts": "LAYOUTS JointLayout LayoutError SkeletonError joint_layout",
         "source": "add_sources",

@@ -120,6 +120,9 @@ def extract_modalities(
     )
     table = add_sources(checked_clips(table))
     stages = _plan(cache, configs, table, chosen_device, protocol)
+    replaced = [said for stage in stages if (said := _replaced_clips(stage))]
+    for said in replaced:
+        warn(said)
     embedders, warnings, profile = _run(
         stages, batch_size=batch_size, workers=workers, compile=compile, show_progress=progress
     )
@@ -135,7 +138,7 @@ def extract_modalities(
         )
         for stage in stages
     }
-    return ExtractReport(cache=cache.path, modalities=reports, profile=profile, warnings=warnings)
+    return ExtractReport(cache=cache.path, modalities=reports, profile=profile, warnings=replaced + warnings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +170,19 @@ def _plan(
         num_requests += len(requests)
         stages.append(_Stage(spec.modality, backbone, feature_set, requests, len(of_it) - len(requests)))
     return stages
+
+
+def _replaced_clips(stage: _Stage) -> str:
+    """A warning if clips were extracted before from another video or interval; empty if none were."""
+    known = set(stage.feature_set.clips()["clip_id"]) if stage.requests and len(stage.feature_set) else set()
+    count = sum(request.clip_id in known for request in stage.requests)
+    if not count:
+        return ""
+    are = "clip is" if count == 1 else "clips are"
+    return (
+        f"{stage.modality}: {count} {are} in the cache as made from another file or interval, and extracted again; "
+        f"what differs: mgcli cache explain CLIP --modality {stage.modality}"
+    )
 
 
 def _run(

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from decoder_children import child_ids
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_media import make_video, shown_number
@@ -27,15 +28,6 @@ from mgcli.extract.frame_ring import RingFull, RingReader, RingWriter, open_ring
 from mgcli.extract.shrink import Shrink
 
 SMALL = Shrink(resize_px=24, crop_px=(16, 20))
-
-
-def child_ids() -> list[int]:
-    """Processes that this one started and that run still, zombies left out."""
-    listed = subprocess.run(
-        ["ps", "-o", "pid=,stat=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=False
-    )
-    rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
-    return [int(pid) for pid, state, command in rows if "decoder_worker" in command and not state.startswith("Z")]
 
 
 @pytest.fixture(params=[InlineDecoders, DecoderProcesses])
