@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mgcli.cache.durable import committed_file, read_json, reading, writing
+from mgcli.cache.durable import committed_file, read_json, reading, write_json, writing
 from mgcli.cache.entries import MISSING, EntryIndex, read_index, write_index
 from mgcli.cache.errors import CacheError
 from mgcli.cache.part import STORED_NUMPY_DTYPES, Part, open_part, part_class
@@ -202,6 +202,17 @@ class FeatureSet:
     def writer(self, *, part_bytes: int = 64 << 20) -> FeatureWriter:
         """A writer that commits parts of about `part_bytes` to this set; use it in a `with` block."""
         return FeatureWriter(self.path / "parts", self.spec, part_class(self.format), part_bytes, self.refresh)
+
+    def write_provenance(self, **more: Any) -> None:
+        """Set entries of the provenance; what decides the tokens stays as it is.
+
+        Args:
+            more: plain JSON values. Of two writers at once, the entries of one stay.
+        """
+        content = read_json(self.path / SPEC_FILE)
+        content["provenance"] = self.provenance = content.get("provenance", {}) | more
+        with writing(self.path):
+            write_json(self.path / SPEC_FILE, content)
 
     def write_failures(self, failures: Sequence[Failure]) -> Path:
         """Replace the list of failed clips."""

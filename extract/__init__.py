@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         create_backbone,
     )
     from mgcli.extract.bench import BenchReport, bench_backbone
+    from mgcli.extract.bench_pipeline import PipelineBench, PipelineBenchConfig, bench_extraction
     from mgcli.extract.bench_skeletons import SkeletonBenchReport, bench_skeleton_reading
     from mgcli.extract.catalogue import describe_backbones, describe_datasets, describe_weights, weights_are_here
     from mgcli.extract.check import CheckReport, check_dataset
@@ -33,13 +34,16 @@ if TYPE_CHECKING:
     from mgcli.extract.face import Face, FaceDetector, FaceError, align_face, read_faces
     from mgcli.extract.pipeline import extract_modalities
     from mgcli.extract.report import ExtractReport, ModalityReport
+    from mgcli.extract.run_clock import RunProfile
+    from mgcli.extract.shrink import Shrink
     from mgcli.extract.skeleton import Skeleton, read_skeleton
     from mgcli.extract.skeleton_hands import hand_order
     from mgcli.extract.skeleton_layouts import LAYOUTS, JointLayout, LayoutError, SkeletonError, joint_layout
     from mgcli.extract.source import add_sources
     from mgcli.extract.train_pose import PoseTrainReport, train_pose_backbone
     from mgcli.extract.train_pose_clips import BackboneTrainError
-    from mgcli.extract.video import DecodePlan, VideoError, VideoIndex, decode_frames, index_video, plan_decode
+    from mgcli.extract.video import DecodePlan, VideoError, VideoIndex, index_video, plan_decode
+    from mgcli.extract.video_decode import DecodeCount, decode_frames
     from mgcli.extract.weights import PublishedWeights, download_weights, weights_folders
     from mgcli.extract.weights_checkpoint import WeightsError, read_provenance
     from mgcli.extract.weights_import import ImportedWeights, import_weights
@@ -57,6 +61,7 @@ __all__ = [
     "CheckReport",
     "DatasetError",
     "DatasetProtocol",
+    "DecodeCount",
     "DecodePlan",
     "DemoConfig",
     "ExtractReport",
@@ -68,9 +73,13 @@ __all__ = [
     "LayoutError",
     "Modality",
     "ModalityReport",
+    "PipelineBench",
+    "PipelineBenchConfig",
     "PoseTrainReport",
     "Prepared",
     "PublishedWeights",
+    "RunProfile",
+    "Shrink",
     "Skeleton",
     "SkeletonBenchReport",
     "SkeletonError",
@@ -81,6 +90,7 @@ __all__ = [
     "align_face",
     "backbone_class",
     "bench_backbone",
+    "bench_extraction",
     "bench_skeleton_reading",
     "check_dataset",
     "choose_protocol",
@@ -116,6 +126,7 @@ __getattr__ = lazy_names(
         "backbone": "BACKBONES MODALITIES Backbone BackboneError Modality Prepared backbone_class create_backbone",
         "bench": "BenchReport bench_backbone",
         "bench_skeletons": "SkeletonBenchReport bench_skeleton_reading",
+        "bench_pipeline": "PipelineBench PipelineBenchConfig bench_extraction",
         "catalogue": "describe_backbones describe_datasets describe_weights weights_are_here",
         "check": "CheckReport check_dataset",
         "dataset": "DATASETS DatasetError DatasetProtocol choose_protocol load_dataset load_project_clips table_notes",
@@ -124,13 +135,16 @@ __getattr__ = lazy_names(
         "explain": "explain_extraction",
         "pipeline": "extract_modalities",
         "report": "ExtractReport ModalityReport",
+        "run_clock": "RunProfile",
+        "shrink": "Shrink",
         "skeleton": "Skeleton read_skeleton",
         "skeleton_hands": "hand_order",
         "skeleton_layouts": "LAYOUTS JointLayout LayoutError SkeletonError joint_layout",
         "source": "add_sources",
         "train_pose": "PoseTrainReport train_pose_backbone",
         "train_pose_clips": "BackboneTrainError",
-        "video": "DecodePlan VideoError VideoIndex decode_frames index_video plan_decode",
+        "video": "DecodePlan VideoError VideoIndex index_video plan_decode",
+        "video_decode": "DecodeCount decode_frames",
         "weights": "PublishedWeights download_weights weights_folders",
         "weights_checkpoint": "WeightsError read_provenance",
         "weights_import": "ImportedWeights import_weights",

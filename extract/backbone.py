@@ -8,6 +8,7 @@ import difflib
 import importlib
 import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, get_args, get_type_hints
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from mgcli.cache import MgcliError, TokenGrid, named_class
 from mgcli.extract.face import DEFAULT_DETECTOR
+from mgcli.extract.shrink import Shrink
 from mgcli.extract.skeleton_layouts import JointLayout
 from mgcli.extract.weights import PublishedWeights, Weights, resolve_weights
 from mgcli.extract.weights_checkpoint import WeightsError, load_weights, read_provenance, state_sha256
@@ -93,6 +95,7 @@ class Backbone(nn.Module, ABC):
     transform: dict[str, Any]  # plain values: what is done to them
     token_grid: TokenGrid | None = None  # of one window in layout `full`, where the smaller ones follow its rules
     joints: JointLayout | None = None  # what skeletons are brought to; None: joints as the file has them
+    shrink: Shrink | None = None  # of a reader of "video": done once a frame; `prepare` then gets (T, h, w, 3)
     detector: str = DEFAULT_DETECTOR  # of faces, where the data set gives none
     num_people: int = 1  # of a skeleton file; above 1, `prepare` gets (T, M, V, 3)
     weights: Weights = Weights(name="none")
@@ -124,6 +127,13 @@ class Backbone(nn.Module, ABC):
     def prepare(self, media: np.ndarray, times_s: np.ndarray) -> Prepared:
         """One input from the frames or skeletons at `times_s`."""
 
+    def finish(self, inputs: Tensor) -> Tensor:
+        """What is left of `prepare`, for a batch and on the device: (B, ...) as prepared -> (B, ...) floating.
+
+        By default nothing. So that little is moved, `prepare` may leave pictures in uint8, and this scales them.
+        """
+        return inputs
+
     @abstractmethod
     def forward(self, inputs: Tensor) -> Tensor:
         """(B, ...) -> (B, N, D); a clip's tokens do not depend on its batch."""
@@ -142,13 +152,38 @@ class Backbone(nn.Module, ABC):
         """Tokens of a batch in the backbone's own precision and on its device, given back as float32 on the CPU."""
         return self.embed_with_companions(inputs)[0]  # (B, N, D)
 
-    @torch.inference_mode()
     def embed_with_companions(self, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The same, and what the backbone keeps beside its tokens."""
-        inputs = inputs.to(device=self.device, dtype=PRECISIONS[self.precision], non_blocking=True)
-        tokens = self(inputs)
-        kept = {name: each.float().cpu() for name, each in self.companions(tokens).items()}
-        return tokens.float().cpu(), kept
+        tokens, kept = self.embed_on_device(inputs, self)
+        return tokens.cpu(), {name: each.cpu() for name, each in kept.items()}
+
+    @torch.inference_mode()
+    def embed_on_device(self, inputs: Tensor, network: Callable[[Tensor], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Tokens and companions in float32, left where they were computed.
+
+        Args:
+            inputs: (B, ...), as `prepare` gave them.
+            network: this backbone, or this backbone compiled.
+        """
+        inputs = self.finish(inputs.to(device=self.device, non_blocking=True))
+        tokens = network(inputs.to(dtype=PRECISIONS[self.precision]))
+        return tokens.float(), {name: each.float() for name, each in self.companions(tokens).items()}
+
+
+def scale_pictures(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Scaled to [0, 1] and normalised, as torchvision's video transforms do it.
+
+    Args:
+        pictures: (B, T, H, W, 3) uint8.
+        mean: of each channel.
+        std: of each channel.
+
+    Returns:
+        (B, 3, T, H, W) float32.
+    """
+    x = pictures.permute(0, 4, 1, 2, 3).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+    middle, scale = (torch.tensor(each, device=x.device).view(3, 1, 1, 1) for each in (mean, std))
+    return x.sub_(middle).div_(scale)
 
 
 def create_backbone(

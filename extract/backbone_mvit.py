@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.models.video import MViT_V2_S_Weights, mvit_v2_s
+from torchvision.models.video import mvit_v2_s
 
 from mgcli.cache import TokenGrid
-from mgcli.extract.backbone import Backbone, BackboneError, Prepared
+from mgcli.extract.backbone import Backbone, BackboneError, Prepared, scale_pictures
 from mgcli.extract.backbone_mvit_forward import FusedForward
+from mgcli.extract.shrink import Shrink
 from mgcli.extract.weights import PublishedWeights
 from mgcli.extract.weights_checkpoint import load_weights
 from mgcli.extract.windows import uniform_times, window_starts
@@ -28,6 +29,7 @@ FRAMES_PER_S = 7.5  # KINETICS400_V1, "frame_rate"
 WINDOW_S = NUM_FRAMES / FRAMES_PER_S  # 2.133 s
 GRID = (8, 7, 7)  # time, height, width of the last block's tokens
 FRAMES_PER_TIME = NUM_FRAMES // GRID[0]
+MEAN, STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
 SAMPLINGS = ("official", "uniform", "windows")
 
 
@@ -42,6 +44,7 @@ class MViTv2S(Backbone):
 
     name = "mvit_v2_s"
     reads = "video"
+    shrink: Shrink
     layouts = ("time", "full", "pooled")
     published = PublishedWeights(
         file="mvit_v2_s-ae3be167.pth",
@@ -87,12 +90,12 @@ class MViTv2S(Backbone):
         self.transform = {
             "resize_px": 256,  # short side, bilinear without antialiasing, rounded to uint8
             "crop_px": 224,
-            "mean": [0.45, 0.45, 0.45],
-            "std": [0.225, 0.225, 0.225],
+            "mean": list(MEAN),
+            "std": list(STD),
         }
         self.network = mvit_v2_s(weights=None)
         self.fused_forward = FusedForward(self.network)
-        self._official_transform = MViT_V2_S_Weights.KINETICS400_V1.transforms()
+        self.shrink = Shrink(resize_px=256, crop_px=(224, 224))
 
     def load_checkpoint(self, path: Path) -> None:
         """Take torchvision's own file, whose keys are those of the bare network."""
@@ -108,12 +111,14 @@ class MViTv2S(Backbone):
         return [_official_times(each + WINDOW_S / 2) for each in starts_s]
 
     def prepare(self, media: np.ndarray, times_s: np.ndarray) -> Prepared:
-        """(16, H, W, 3) uint8 RGB -> (3, 16, 224, 224) float32, by the official transform."""
-        frames = torch.from_numpy(np.ascontiguousarray(media)).permute(0, 3, 1, 2)  # (T, C, H, W)
-        # frame by frame gives the same values and stays in the processor's cache: four times faster on 720p
-        inputs = torch.cat([self._official_transform(frame[None]) for frame in frames], dim=1)  # (C, T, 224, 224)
+        """(16, H, W, 3) uint8 RGB -> (16, 224, 224, 3) uint8, the official transform up to its scaling."""
         time_s = self._token_times(times_s).astype(np.float32)
-        return Prepared(inputs=inputs, time_s=time_s, valid=np.ones(len(time_s), dtype=bool))
+        pictures = torch.from_numpy(np.ascontiguousarray(self.shrink.all(media)))
+        return Prepared(inputs=pictures, time_s=time_s, valid=np.ones(len(time_s), dtype=bool))
+
+    def finish(self, inputs: Tensor) -> Tensor:
+        """(B, 16, 224, 224, 3) uint8 -> (B, 3, 16, 224, 224) float32, the rest of it; floating inputs as they are."""
+        return inputs if inputs.is_floating_point() else scale_pictures(inputs, MEAN, STD)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(B, 3, 16, 224, 224) -> (B, N, 768)."""

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights, list_models, video
 
 from mgcli.cache import TokenGrid
-from mgcli.extract.backbone import Backbone, BackboneError, Prepared
+from mgcli.extract.backbone import Backbone, BackboneError, Prepared, scale_pictures
+from mgcli.extract.shrink import Shrink
 from mgcli.extract.weights import PublishedWeights
 from mgcli.extract.weights_checkpoint import load_weights
 from mgcli.extract.windows import uniform_times
@@ -42,6 +43,7 @@ class TorchvisionVideo(Backbone):
     reads = "video"
     layouts = ("time", "full", "pooled")
     model_name: ClassVar[str]
+    shrink: Shrink
     network: Any  # one of several classes with an `avgpool`
 
     def __init__(self, *, tokens: str = "time", num_frames: int = 16) -> None:
@@ -62,16 +64,18 @@ class TorchvisionVideo(Backbone):
         self.tokens = tokens
         self.num_frames = num_frames
         self.network = get_model(self.model_name, weights=None).eval()
-        self._transform = weights.transforms()
-        self.embed_dim, *self._grid = _map_shape(self.network, num_frames, self._transform.crop_size)
+        transform = weights.transforms()
+        size_px = transform.resize_size
+        self.shrink = Shrink(size_px[0] if len(size_px) == 1 else tuple(size_px), tuple(transform.crop_size))
+        self.embed_dim, *self._grid = _map_shape(self.network, num_frames, transform.crop_size)
         times, rows, columns = self._grid
         self.token_grid = TokenGrid(times=times, places=rows * columns, middle=(times - 1) / 2)
         self.sampling = {"mode": "uniform", "num_frames": num_frames}
         self.transform = {
-            "resize_px": list(self._transform.resize_size),
-            "crop_px": list(self._transform.crop_size),
-            "mean": list(self._transform.mean),
-            "std": list(self._transform.std),
+            "resize_px": list(transform.resize_size),
+            "crop_px": list(transform.crop_size),
+            "mean": list(transform.mean),
+            "std": list(transform.std),
         }
 
     @classmethod
@@ -118,8 +122,8 @@ class TorchvisionVideo(Backbone):
         return [uniform_times(start_s, end_s, self.num_frames)]
 
     def prepare(self, media: np.ndarray, times_s: np.ndarray) -> Prepared:
-        """(T, H, W, 3) uint8 RGB -> (3, T, height, width) float32, by the official transform."""
-        frames = torch.from_numpy(np.ascontiguousarray(media)).permute(0, 3, 1, 2)  # (T, 3, H, W)
+        """(T, H, W, 3) uint8 RGB -> (T, height, width, 3) uint8, the official transform up to its scaling."""
+        pictures = torch.from_numpy(np.ascontiguousarray(self.shrink.all(media)))
         steps, rows, columns = self._grid
         ends = np.linspace(0, len(times_s), steps + 1)  # the map's times are equal parts of the window
         per_time = np.interp((ends[:-1] + ends[1:]) / 2 - 0.5, np.arange(len(times_s)), times_s)
@@ -128,7 +132,11 @@ class TorchvisionVideo(Backbone):
             "full": np.repeat(per_time, rows * columns),
             "pooled": per_time.mean(keepdims=True),
         }[self.tokens].astype(np.float32)
-        return Prepared(inputs=self._transform(frames), time_s=time_s, valid=np.ones(len(time_s), dtype=bool))
+        return Prepared(inputs=pictures, time_s=time_s, valid=np.ones(len(time_s), dtype=bool))
+
+    def finish(self, inputs: Tensor) -> Tensor:
+        """(B, T, height, width, 3) uint8 -> (B, 3, T, height, width) float32, the rest of it."""
+        return scale_pictures(inputs, self.transform["mean"], self.transform["std"])
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(B, 3, T, height, width) -> (B, N, D)."""

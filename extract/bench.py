@@ -154,7 +154,7 @@ def bench_backbone(
     cosine = None if is_exact else token_cosine(backbone, make(precision="float32"), COMPARED_INPUTS)
     dtype = PRECISIONS[backbone.precision]
     inputs, said = make_input(backbone)
-    inputs = inputs[None].to(device=chosen_device, dtype=dtype)  # (1, ...)
+    inputs = backbone.finish(inputs[None].to(chosen_device)).to(dtype)  # (1, ...)
     flops = count_flops(backbone, inputs)
     sizes = sorted(set(batch_sizes or _affordable(backbone, inputs, seconds)))
     passes = {size: _passes(backbone, inputs, size, sizes[-1]) for size in sizes}

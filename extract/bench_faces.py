@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from mgcli.extract.face_crops import FaceCrops
-from mgcli.extract.video import VideoError, decode_frames, index_video, plan_decode
+from mgcli.extract.video import VideoError, index_video, plan_decode
+from mgcli.extract.video_decode import decode_frames
 
 
 @dataclass(frozen=True, kw_only=True)

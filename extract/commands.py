@@ -62,6 +62,9 @@ StoreOption = Annotated[
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=0, help="Files read at once; 0 reads between batches.")
 ]
+CompileOption = Annotated[
+    str, typer.Option("--compile", help="torch.compile: on, off, or auto: on a GPU, for clips enough to pay for it.")
+]
 
 
 @app.command()
@@ -166,6 +169,7 @@ def extract(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Inputs a forward pass; default automatic.")] = None,
     workers: WorkersOption = None,
     device: DeviceOption = None,
+    compile: CompileOption = "auto",
     download: Annotated[bool, typer.Option(help="Fetch published weights that are not here.")] = True,
     dataset: DatasetOption = None,
     root: RootOption = None,
@@ -191,6 +195,7 @@ def extract(
         batch_size=batch_size,
         workers=workers,
         device=device,
+        compile=compile,
         task=task,
         protocol=protocol,
         weights_dir=project.weights,
@@ -362,30 +367,63 @@ def cache_explain(
 
 @bench_app.command("extract")
 def bench_extract(
-    backbone: Annotated[str, typer.Option(help="See `mgcli backbones`, or package.module:Class.")],
+    backbone: Annotated[
+        str | None, typer.Option(help="Time its forward pass alone; see `mgcli backbones`, or package.module:Class.")
+    ] = None,
     tokens: Annotated[str | None, typer.Option(help="Token layout, as the backbone names it.")] = None,
     weights: Annotated[
         str, typer.Option(help="File, name in the weights folder, or random:SEED; speed hardly hangs on them.")
     ] = "random:0",
     option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, any option of the backbone.")] = None,
     batch_size: Annotated[
-        list[int] | None, typer.Option(min=1, help="Inputs a forward pass; repeat for several; default 1, 8, 64.")
+        list[int] | None,
+        typer.Option(min=1, help="Inputs a forward pass; with --backbone, repeat for several; default 1, 8, 64."),
     ] = None,
-    seconds: Annotated[float, typer.Option(help="To spend on measuring; three rounds at least.")] = 20.0,
+    seconds: Annotated[float, typer.Option(help="To spend on measuring a backbone; three rounds at least.")] = 20.0,
     video: Annotated[
         Path | None,
         typer.Option(help="For a face backbone: time detection, following and alignment in this video too."),
     ] = None,
+    videos: Annotated[int, typer.Option(min=1, help="End to end: videos to generate.")] = 3,
+    minutes: Annotated[float, typer.Option(help="End to end: length of each video.")] = 2.0,
+    clips: Annotated[int, typer.Option(min=1, help="End to end: gesture clips in all videos together.")] = 120,
+    size: Annotated[str, typer.Option(help="End to end: WIDTHxHEIGHT of the videos.")] = "1280x720",
+    plain_clips: Annotated[int, typer.Option(min=1, help="End to end: clips that the plain loop does.")] = 12,
+    workers: WorkersOption = None,
     precision: PrecisionOption = "auto",
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Time a backbone's forward pass: inputs a second, and the share of the machine's matrix peak.
+    """Time stage one from end to end, against its forward pass and a plain loop; with --backbone, a forward pass.
 
-    Below float32 it also says how near the tokens come to those in float32.
+    The latter gives inputs a second and the share of the machine's matrix peak; below float32 it also says how near
+    the tokens come to those in float32.
     """
-    from mgcli.extract import bench_backbone
+    from mgcli.extract import PipelineBenchConfig, bench_backbone, bench_extraction
 
+    if backbone is None:
+        width, _, height = size.partition("x")
+        if not (width.isdigit() and height.isdigit()):
+            raise typer.BadParameter(f"--size {size!r}: give WIDTHxHEIGHT, such as 1280x720")
+        if len(batch_size or ()) > 1:
+            raise typer.BadParameter("--batch-size is given once, unless --backbone names what to time")
+        config = PipelineBenchConfig(
+            weights=weights,
+            tokens=tokens or "full",
+            videos=videos,
+            minutes=minutes,
+            clips=clips,
+            width_px=int(width),
+            height_px=int(height),
+            plain_clips=plain_clips,
+            precision=precision,
+            batch_size=batch_size[0] if batch_size else None,
+            workers=workers,
+            device=device,
+        )
+        timed = bench_extraction(config)
+        print_result(timed.to_json(), timed.summary(), as_json)
+        return
     report = bench_backbone(
         backbone,
         tokens=tokens,

@@ -10,6 +10,7 @@ from mgcli.extract.backbone import Backbone, BackboneError
 
 BATCH_SIZE_CPU = 2
 BATCH_SIZE_CUDA = 32
+COMPILE_FROM_CLIPS = 5000  # compiling takes a minute or two; a GPU embeds so many clips in a few seconds to minutes
 
 
 def choose_device(device: str | None = None) -> torch.device:
@@ -58,13 +59,13 @@ def choose_batch_size(batch_size: int | None, device: torch.device) -> int:
 
 
 def choose_workers(workers: int | None) -> int:
-    """Decoder threads: half of the cores, the network wants the others.
+    """Videos decoded at once, each in a process: half of the cores, the network wants the others.
 
     Raises:
         BackboneError: below 0.
     """
     if workers is None:
-        return max(1, min(8, _num_cores() // 2))
+        return max(1, min(8, num_cores() // 2))
     if workers < 0:
         raise BackboneError(f"workers is {workers}; it must be 0 (decode between batches) or more")
     return workers
@@ -72,10 +73,21 @@ def choose_workers(workers: int | None) -> int:
 
 def choose_decoder_threads(workers: int) -> int:
     """Threads of each decoder, so that all of them together use the cores once."""
-    return max(1, _num_cores() // max(1, workers))
+    return max(1, num_cores() // max(1, workers))
 
 
-def _num_cores() -> int:
+def choose_compile(compile: str, device: torch.device, num_clips: int) -> bool:
+    """Whether a network is run through torch.compile: when forced, or on a GPU for enough clips to pay for it.
+
+    Raises:
+        BackboneError: no such choice.
+    """
+    if compile not in ("auto", "on", "off"):
+        raise BackboneError(f"unknown choice {compile!r} for compile; known: auto, on, off")
+    return compile == "on" or (compile == "auto" and device.type == "cuda" and num_clips >= COMPILE_FROM_CLIPS)
+
+
+def num_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -1,50 +1,92 @@
-"""One modality of a run: its inputs batched, through the network, whole clips into the cache."""
+"""One modality of a run: its inputs batched, through the network, whole clips to the writer's thread."""
 
 # Shapes: B batch, N tokens, D token width.
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 
-from mgcli.cache import Failure, FeatureWriter, NonFiniteTokensError
+from mgcli.cache import Failure, FeatureWriter, NonFiniteTokensError, warn
 from mgcli.extract.backbone import Backbone, BackboneError
 from mgcli.extract.inputs import ClipRequest, InputReady
+from mgcli.extract.write_behind import WriteBehind
 
-_Embedded = tuple[InputReady, np.ndarray, dict[str, np.ndarray]]  # a window, its tokens, what is kept beside them
+_Results = tuple[Tensor, dict[str, Tensor]]  # tokens (B, N, D) and companions (B, N, ...) of a chunk
+
+
+@dataclass(frozen=True, eq=False)
+class _Embedded:
+    """What is kept of a window until its clip is whole; not its inputs, which are a hundred times as large."""
+
+    tokens: np.ndarray  # (N, D)
+    time_s: np.ndarray  # (N,)
+    valid: np.ndarray  # (N,)
+    kept: dict[str, np.ndarray]  # (N, ...) each
+
+
+@dataclass(frozen=True, eq=False)
+class _Launched:
+    """A batch whose results a GPU may still be working on."""
+
+    batch: list[InputReady]
+    results: list[_Results]  # on the CPU, filled once `ended` has happened
+    started: Any = None  # CUDA events; None on a CPU, where results are there at once
+    ended: Any = None
 
 
 class ModalityEmbedder:
-    """Takes the inputs of one modality in any order of clips, and writes each clip once its last one is through."""
+    """Takes the inputs of one modality in any order of clips, and writes each clip once its last one is through.
+
+    On a GPU one batch is on its way while the next is put together.
+    """
 
     def __init__(
         self,
         backbone: Backbone,
         writer: FeatureWriter,
+        behind: WriteBehind,
         *,
         batch_size: int,
+        compiled: bool,
         on_clip: Callable[[], None],
     ) -> None:
         """Start with nothing done.
 
         Args:
             backbone: of this modality.
-            writer: of this modality's feature set.
+            writer: of this modality's feature set; used in the thread of `behind` alone.
+            behind: writes.
             batch_size: inputs per forward pass, halved when memory runs out.
+            compiled: run the network through torch.compile.
             on_clip: called for each clip that is over, done or failed.
         """
         self.num_done = 0
         self.failures: list[Failure] = []
+        self.device_s = 0.0  # that the device was at work
+        self.waited_s = 0.0  # that this thread waited for it
         self._backbone = backbone
+        self._network: Callable[[Tensor], Tensor] = backbone
+        if compiled:
+            self._network = torch.compile(backbone, dynamic=False)
         self._writer = writer
+        self._behind = behind
         self._batch_size = batch_size
         self._on_clip = on_clip
         self._batch: list[InputReady] = []
+        self._launched: deque[_Launched] = deque()
         self._unfinished: dict[int, list[_Embedded | None]] = {}  # request -> its windows
         self._failed: set[int] = set()
+        self._written: deque[tuple[ClipRequest, str]] = deque()  # and why not, from the writer's thread
 
     def add(self, ready: InputReady) -> None:
         """Take one input; a full batch goes through the network at once."""
@@ -52,7 +94,7 @@ class ModalityEmbedder:
             return
         self._batch.append(ready)
         if len(self._batch) >= self._batch_size:
-            self.flush()
+            self._launch_batch()
 
     def fail(self, request: ClipRequest, stage: str, reason: str) -> None:
         """Give a clip up; whatever it has is dropped."""
@@ -64,24 +106,53 @@ class ModalityEmbedder:
         self._on_clip()
 
     def flush(self) -> None:
-        """Run what waits for a batch, and commit if that is due."""
-        batch, self._batch = [ready for ready in self._batch if ready.request.number not in self._failed], []
-        if not batch:
-            return
-        tokens, kept = self._forward([ready.prepared.inputs for ready in batch])  # (B, N, D), (B, N, ...) each
-        for row, ready in enumerate(batch):
-            self._collect(ready, tokens[row].numpy(), {name: each[row].numpy() for name, each in kept.items()})
-        self._writer.commit_if_due()
+        """Run what waits for a batch, and hand all whole clips to the writer."""
+        self._launch_batch()
+        while self._launched:
+            self._collect_oldest()
 
-    def _forward(self, inputs: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Tokens and companions of the inputs, in smaller batches where memory does not suffice for all."""
+    def settle(self) -> None:
+        """Count the clips that the writer has taken since the last call."""
+        while self._written:
+            request, fault = self._written.popleft()
+            if fault:
+                self.fail(request, "tokens", fault)
+            else:
+                self.num_done += 1
+                self._on_clip()
+
+    def _launch_batch(self) -> None:
+        batch, self._batch = [ready for ready in self._batch if ready.request.number not in self._failed], []
+        if batch:
+            started = time.perf_counter()
+            self._launched.append(self._forward(batch))
+            self.waited_s += time.perf_counter() - started
+        while len(self._launched) > (1 if self._backbone.device.type == "cuda" else 0):
+            self._collect_oldest()
+        self.settle()
+
+    def _forward(self, batch: list[InputReady]) -> _Launched:
+        """Put the batch on the device, in smaller ones where memory does not suffice for all."""
+        inputs = [ready.prepared.inputs for ready in batch]
         while True:
             size = min(self._batch_size, len(inputs))
+            chunks = [inputs[start : start + size] for start in range(0, len(inputs), size)]
             try:
-                chunks = [inputs[start : start + size] for start in range(0, len(inputs), size)]
-                done = [self._backbone.embed_with_companions(torch.stack(chunk)) for chunk in chunks]
-                kept = {name: torch.cat([each[name] for _, each in done]) for name in done[0][1]}
-                return torch.cat([tokens for tokens, _ in done]), kept
+                if self._backbone.device.type != "cuda":
+                    start_s = time.perf_counter()
+                    results = [self._chunk(chunk) for chunk in chunks]
+                    self.device_s += time.perf_counter() - start_s
+                    return _Launched(batch, results)
+                started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                started.record()
+                results = [self._chunk(chunk) for chunk in chunks]
+                ended.record()
+                return _Launched(batch, results, started, ended)
+            except TorchDynamoException as error:
+                reason = str(error).strip().splitlines()[0]
+                warn(f"{self._backbone.name} cannot be compiled here ({reason}); it runs as it is")
+                self._network = self._backbone
+                continue
             except RuntimeError as error:
                 if not _out_of_memory(error):
                     raise
@@ -91,29 +162,68 @@ class ModalityEmbedder:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
+    def _chunk(self, inputs: list[Tensor]) -> _Results:
+        """Tokens and companions of a few inputs, on their way to the CPU."""
+        stacked = torch.stack(inputs)  # (B, ...)
+        if self._network is not self._backbone and len(inputs) < self._batch_size:
+            # a compiled network is one for this batch size: others would be compiled anew
+            repeated = stacked[-1:].expand(self._batch_size - len(inputs), *stacked.shape[1:])
+            stacked = torch.cat([stacked, repeated])
+        if self._backbone.device.type == "cuda":
+            stacked = stacked.pin_memory()
+        tokens, kept = self._backbone.embed_on_device(stacked, self._network)
+        count = len(inputs)
+        return _to_host(tokens[:count]), {name: _to_host(each[:count]) for name, each in kept.items()}
+
+    def _collect_oldest(self) -> None:
+        launched = self._launched.popleft()
+        if launched.ended is not None:
+            started = time.perf_counter()
+            launched.ended.synchronize()
+            self.waited_s += time.perf_counter() - started
+            self.device_s += launched.started.elapsed_time(launched.ended) / 1000
+        tokens = torch.cat([each for each, _ in launched.results])  # (B, N, D)
+        names = launched.results[0][1]
+        kept = {name: torch.cat([each[name] for _, each in launched.results]) for name in names}
+        for row, ready in enumerate(launched.batch):
+            self._collect(ready, tokens[row].numpy(), {name: each[row].numpy() for name, each in kept.items()})
+        self._behind.do(self._writer.commit_if_due)
+
     def _collect(self, ready: InputReady, tokens: np.ndarray, kept: dict[str, np.ndarray]) -> None:
         """Keep a window's tokens, (N, D), and companions, (N, ...); write the clip if it was the last one missing."""
         request = ready.request
-        windows = self._unfinished.setdefault(request.number, [None] * ready.of)
-        windows[ready.window] = (ready, tokens, kept)
-        whole = [window for window in windows if window is not None]
-        if len(whole) < ready.of or request.number in self._failed:
+        if request.number in self._failed:
             return
-        del self._unfinished[request.number]
+        windows = self._unfinished.setdefault(request.number, [None] * ready.of)
+        windows[ready.window] = _Embedded(tokens, ready.prepared.time_s, ready.prepared.valid, kept)
+        whole = [window for window in windows if window is not None]
+        if len(whole) == ready.of:
+            del self._unfinished[request.number]
+            self._behind.do(partial(self._write, request, whole))
+
+    def _write(self, request: ClipRequest, windows: list[_Embedded]) -> None:
+        """Give a whole clip to the writer; runs in the writer's thread."""
         try:
             self._writer.add(
                 request.clip_id,
-                np.concatenate([tokens for _, tokens, _ in whole]),
+                np.concatenate([window.tokens for window in windows]),
                 source=request.source,
-                time_s=np.concatenate([ready.prepared.time_s for ready, _, _ in whole]),
-                valid=np.concatenate([ready.prepared.valid for ready, _, _ in whole]),
-                aux={name: np.concatenate([each[name] for _, _, each in whole]) for name in kept},
+                time_s=np.concatenate([window.time_s for window in windows]),
+                valid=np.concatenate([window.valid for window in windows]),
+                aux={name: np.concatenate([window.kept[name] for window in windows]) for name in windows[0].kept},
             )
         except NonFiniteTokensError as error:
-            self.fail(request, "tokens", str(error))
-            return
-        self.num_done += 1
-        self._on_clip()
+            self._written.append((request, str(error)))
+        else:
+            self._written.append((request, ""))
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    """On the CPU; from a GPU it arrives later, into memory that the GPU can write to by itself."""
+    if tensor.device.type != "cuda":
+        return tensor.cpu()
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

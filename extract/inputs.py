@@ -14,11 +14,13 @@ import numpy as np
 
 from mgcli.cache import MgcliError
 from mgcli.extract.backbone import Backbone, Prepared
+from mgcli.extract.decoder import Decoder, Decoders, Pictures
 from mgcli.extract.face import FaceError
 from mgcli.extract.face_crops import FaceCrops
+from mgcli.extract.shrink import Shrink
 from mgcli.extract.skeleton import Skeleton, read_skeleton
 from mgcli.extract.skeleton_layouts import LayoutError, SkeletonError
-from mgcli.extract.video import VideoError, VideoIndex, decode_frames, index_video, plan_decode
+from mgcli.extract.video import VideoError, VideoIndex
 
 END_SLACK_S = 0.5  # an interval may end this long after its video before that is worth a warning
 
@@ -87,13 +89,18 @@ def by_file(requests: Sequence[ClipRequest]) -> list[list[ClipRequest]]:
     return list(groups.values())
 
 
-def read_file(requests: Sequence[ClipRequest], decoder_threads: int = 1) -> Iterator[ClipEvent]:
+def read_file(requests: Sequence[ClipRequest], decoders: Decoders) -> Iterator[ClipEvent]:
     """Everything that the clips of one video give: skeletons first, then frames as they are decoded."""
+    with decoders.borrow() as decoder:
+        yield from _read_file(requests, decoder)
+
+
+def _read_file(requests: Sequence[ClipRequest], decoder: Decoder) -> Iterator[ClipEvent]:
     video = requests[0].video
     index: VideoIndex | MgcliError | None = None
     if video is not None and any(_needs_video(each) for each in requests):
         try:
-            index = index_video(video)
+            index = decoder.index(video)
         except VideoError as error:
             index = error
     of_skeleton = [each for each in requests if each.backbone.reads == "skeleton"]
@@ -101,7 +108,7 @@ def read_file(requests: Sequence[ClipRequest], decoder_threads: int = 1) -> Iter
         yield from _read_skeletons(list(group), index)
     of_video = [each for each in requests if each.backbone.reads in ("video", "face")]
     if of_video:
-        yield from _read_video(of_video, index, decoder_threads)
+        yield from _read_video(of_video, index, decoder)
 
 
 def _needs_video(request: ClipRequest) -> bool:
@@ -139,7 +146,7 @@ def _read_skeletons(requests: Sequence[ClipRequest], index: VideoIndex | MgcliEr
 
 
 def _read_video(
-    requests: Sequence[ClipRequest], index: VideoIndex | MgcliError | None, decoder_threads: int
+    requests: Sequence[ClipRequest], index: VideoIndex | MgcliError | None, decoder: Decoder
 ) -> Iterator[ClipEvent]:
     """The inputs of clips that share a video, as soon as the last frame of each is decoded."""
     if not isinstance(index, VideoIndex):
@@ -162,13 +169,13 @@ def _read_video(
                 yield item
     windows.sort(key=lambda window: (window.frames[-1], window.request.number, window.window))
     still_needed = Counter(frame for window in windows for frame in set(window.frames.tolist()))
-    decoded: dict[int, np.ndarray] = {}  # frames that a later window needs, (H, W, 3) each
+    decoded: dict[int, Pictures] = {}  # frames that a later window needs
 
     def media_of(window: _Window) -> np.ndarray:
-        pictures = [decoded[frame] for frame in window.frames.tolist()]
         request = window.request
+        pictures = [decoded[frame][request.backbone.shrink] for frame in window.frames.tolist()]
         if request.backbone.reads == "video":
-            return np.stack(pictures)  # (T, H, W, 3)
+            return np.stack(pictures)  # (T, H, W, 3), or (T, h, w, 3) as the backbone has them shrunk
         times_s = index.time_s[window.frames]
         detector = request.backbone.detector
         return face_crops.align(request.number, request.face, window.frames, times_s, pictures, detector)
@@ -189,11 +196,11 @@ def _read_video(
 
     place = 0
     try:
-        for frame, rgb in decode_frames(index, plan_decode(index, list(still_needed)), threads=decoder_threads):
+        for frame, pictures in decoder.pictures(index, _needs(windows)):
             while place < len(windows) and windows[place].frames[-1] < frame:  # its last frame was left out
                 yield complete(windows[place])
                 place += 1
-            decoded[frame] = rgb
+            decoded[frame] = pictures
             while place < len(windows) and windows[place].frames[-1] == frame:
                 yield complete(windows[place])
                 place += 1
@@ -201,6 +208,15 @@ def _read_video(
             yield complete(window)
     except VideoError as error:
         yield from (ClipFailed(window.request, "decode", str(error)) for window in windows[place:])
+
+
+def _needs(windows: Sequence[_Window]) -> dict[int, tuple[Shrink | None, ...]]:
+    """What each frame of a video is needed as, the same in every run."""
+    needs: dict[int, dict[Shrink | None, None]] = {}
+    for window in windows:
+        for frame in window.frames.tolist():
+            needs.setdefault(frame, {})[window.request.backbone.shrink] = None
+    return {frame: tuple(shrinks) for frame, shrinks in needs.items()}
 
 
 def _prepare(window: _Window, media_of: Callable[[_Window], np.ndarray]) -> InputReady | ClipFailed:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import platform
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -18,10 +19,18 @@ import torch
 
 from mgcli.cache import GRID_KEY, LAYOUTS_KEY, FeatureCache, FeatureSet, Progress, warn
 from mgcli.extract.backbone import Backbone
-from mgcli.extract.device import choose_batch_size, choose_decoder_threads, choose_device, choose_workers
+from mgcli.extract.decoder import Decoders, InlineDecoders
+from mgcli.extract.decoder_process import DecoderProcesses
+from mgcli.extract.device import (
+    choose_batch_size,
+    choose_compile,
+    choose_decoder_threads,
+    choose_device,
+    choose_workers,
+)
 from mgcli.extract.embed import ModalityEmbedder
 from mgcli.extract.face import load_detector
-from mgcli.extract.inputs import ClipFailed, ClipRequest, InputReady, by_file, read_file
+from mgcli.extract.inputs import ClipEvent, ClipFailed, ClipRequest, InputReady, by_file, read_file
 from mgcli.extract.modality import (
     ModalityConfig,
     checked_clips,
@@ -33,7 +42,9 @@ from mgcli.extract.modality import (
 )
 from mgcli.extract.read_ahead import read_ahead
 from mgcli.extract.report import ExtractReport, ModalityReport
+from mgcli.extract.run_clock import RunClock, RunProfile
 from mgcli.extract.source import add_sources
+from mgcli.extract.write_behind import WriteBehind
 
 _PROVENANCE_PACKAGES = ("mgcli", "torch", "torchvision", "timm", "av", "numpy")
 
@@ -52,6 +63,7 @@ def extract_modalities(
     batch_size: int | None = None,
     workers: int | None = None,
     device: str | None = None,
+    compile: str = "auto",
     task: str | None = None,
     protocol: str = "table",
     weights_dir: Path | None = None,
@@ -75,8 +87,10 @@ def extract_modalities(
         precision: auto, float32 or bfloat16.
         store_dtype: float16, bfloat16 or float32; by default float32 for float32 and float16 otherwise.
         batch_size: inputs a forward pass; None suits the device.
-        workers: videos decoded at once; 0 decodes between batches, None suits the machine.
+        workers: videos decoded at once, each in a process of its own; 0 decodes between batches in this one, None
+            suits the machine.
         device: such as cpu or cuda:0; None takes a GPU where there is one.
+        compile: on, off, or auto: on a GPU, where there are clips enough to pay for it.
         task: only the clips with a label of this task.
         protocol: name the clip table is kept under.
         weights_dir: folder that weights are looked for first.
@@ -88,6 +102,7 @@ def extract_modalities(
     """
     started = time.monotonic()
     chosen_device = choose_device(device)
+    choose_compile(compile, chosen_device, 0)  # refused before any work
     batch_size = choose_batch_size(batch_size, chosen_device)
     workers = choose_workers(workers)
     configs = modality_configs(
@@ -105,7 +120,12 @@ def extract_modalities(
     )
     table = add_sources(checked_clips(table))
     stages = _plan(cache, configs, table, chosen_device, protocol)
-    embedders, warnings = _run(stages, batch_size=batch_size, workers=workers, show_progress=progress)
+    replaced = [said for stage in stages if (said := _replaced_clips(stage))]
+    for said in replaced:
+        warn(said)
+    embedders, warnings, profile = _run(
+        stages, batch_size=batch_size, workers=workers, compile=compile, show_progress=progress
+    )
     seconds = time.monotonic() - started
     reports = {
         stage.modality: ModalityReport(
@@ -118,7 +138,7 @@ def extract_modalities(
         )
         for stage in stages
     }
-    return ExtractReport(cache=cache.path, modalities=reports, warnings=warnings)
+    return ExtractReport(cache=cache.path, modalities=reports, profile=profile, warnings=replaced + warnings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,30 +172,54 @@ def _plan(
     return stages
 
 
+def _replaced_clips(stage: _Stage) -> str:
+    """A warning if clips were extracted before from another video or interval; empty if none were."""
+    known = set(stage.feature_set.clips()["clip_id"]) if stage.requests and len(stage.feature_set) else set()
+    count = sum(request.clip_id in known for request in stage.requests)
+    if not count:
+        return ""
+    are = "clip is" if count == 1 else "clips are"
+    return (
+        f"{stage.modality}: {count} {are} in the cache as made from another file or interval, and extracted again; "
+        f"what differs: mgcli cache explain CLIP --modality {stage.modality}"
+    )
+
+
 def _run(
-    stages: Sequence[_Stage], *, batch_size: int, workers: int, show_progress: bool
-) -> tuple[dict[str, ModalityEmbedder], list[str]]:
-    """Read, embed and write all that is left to do; give each modality's embedder with its counts, and warnings."""
+    stages: Sequence[_Stage], *, batch_size: int, workers: int, compile: str, show_progress: bool
+) -> tuple[dict[str, ModalityEmbedder], list[str], RunProfile]:
+    """Read, embed and write all that is left to do; each modality's embedder with its counts, warnings, the profile."""
     requests = [request for stage in stages for request in stage.requests]
     embedders: dict[str, ModalityEmbedder] = {}
     warnings: list[str] = []
-    num_inputs = 0
+    behind = WriteBehind()
     with ExitStack() as stack:
         bar = stack.enter_context(Progress("extract", len(requests), unit="clip", shown=show_progress))
         for stage in stages:
+            compiled = bool(stage.requests) and choose_compile(compile, stage.backbone.device, len(stage.requests))
+            if compiled:
+                say = f"{stage.backbone.name} is compiled for {len(stage.requests)} clips; --compile off forbids it"
+                print(say, file=sys.stderr)
             writer = stack.enter_context(stage.feature_set.writer())
-            embedder = ModalityEmbedder(stage.backbone, writer, batch_size=batch_size, on_clip=bar.step)
+            embedder = ModalityEmbedder(
+                stage.backbone, writer, behind, batch_size=batch_size, compiled=compiled, on_clip=bar.step
+            )
             embedders[stage.modality] = embedder
             stack.callback(_write_failures, stage.feature_set, embedder)
-        read = partial(read_file, decoder_threads=choose_decoder_threads(workers))
-        lookahead = max(2, 2 * batch_size // max(1, workers))  # two batches ready, among all workers
+        stack.enter_context(behind)
+        threads = choose_decoder_threads(workers)
+        decoders: Decoders = DecoderProcesses(threads) if workers else InlineDecoders(threads)
+        read = partial(read_file, decoders=decoders)
+        lookahead = max(2, 2 * batch_size)  # two batches ready
         events = stack.enter_context(closing(read_ahead(by_file(requests), read, workers=workers, lookahead=lookahead)))
-        for event in events:
+        stack.enter_context(closing(decoders))  # closed before its readers are waited for
+        clock = RunClock(decoders.count, list(embedders.values()), behind)
+        for event in _timed(events, clock):
             embedder = embedders[event.request.modality]
             if isinstance(event, InputReady):
                 embedder.add(event)
-                num_inputs += 1
-                bar.step(f"{num_inputs} inputs", 0)
+                clock.inputs += 1
+                bar.step(clock.note(), 0)
             elif isinstance(event, ClipFailed):
                 embedder.fail(event.request, event.stage, event.reason)
             else:
@@ -183,10 +227,26 @@ def _run(
                 warn(warnings[-1])
         for embedder in embedders.values():
             embedder.flush()
-    return embedders, warnings
+    profile = clock.profile()
+    for stage in stages:
+        if profile.inputs:
+            stage.feature_set.write_provenance(latest_run=profile.to_json())
+    return embedders, warnings, profile
+
+
+def _timed(events: Iterator[ClipEvent], clock: RunClock) -> Iterator[ClipEvent]:
+    """The events, and on the clock how long each was waited for."""
+    while True:
+        started = time.perf_counter()
+        event = next(events, None)
+        clock.waited_decode_s += time.perf_counter() - started
+        if event is None:
+            return
+        yield event
 
 
 def _write_failures(feature_set: FeatureSet, embedder: ModalityEmbedder) -> None:
+    embedder.settle()
     feature_set.write_failures(embedder.failures)
 
 

@@ -1,13 +1,11 @@
-"""Run generators in threads, a bounded number of items ahead, and hand their items on in the order of the jobs."""
+"""Run generators in threads, a bounded number of items ahead, and hand their items on as they come."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -20,13 +18,13 @@ _POLL_S = 0.1  # how often a thread that waits for room looks whether it should 
 def read_ahead(
     jobs: Sequence[Job], read: Callable[[Job], Iterator[Item]], *, workers: int, lookahead: int
 ) -> Generator[Item, None, None]:
-    """All items of the first job, then all of the second, ... whatever the number of workers.
+    """The items of all jobs: each job's in their order, those of jobs that are read at once as they come.
 
     Args:
         jobs: what there is to read.
         read: gives the items of one job; runs in a worker's thread.
         workers: jobs read at once; 0 reads them one by one in the caller's thread.
-        lookahead: items that each worker may be ahead of the caller.
+        lookahead: items that all workers together may be ahead of the caller, besides the one that each holds.
 
     Raises:
         Exception: what `read` raised, once the items before it are handed on.
@@ -36,35 +34,42 @@ def read_ahead(
             yield from read(job)
         return
     stop = threading.Event()
-    todo = iter(jobs)
-    open_queues: deque[queue.Queue[Item | _End]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="mgcli-read") as pool:
-
-        def start_next() -> None:
-            for job in todo:
-                open_queues.append(queue.Queue(maxsize=max(1, lookahead)))
-                pool.submit(_fill, open_queues[-1], read, job, stop)
-                return
-
+    items: queue.Queue[Item | _End] = queue.Queue(maxsize=max(1, lookahead))
+    todo = _Shared(iter(jobs))
+    running = min(workers, len(jobs))
+    with ThreadPoolExecutor(max(1, running), thread_name_prefix="mgcli-read") as pool:
         try:
-            for _ in range(workers):
-                start_next()
-            while open_queues:
-                while not isinstance(item := open_queues[0].get(), _End):
+            for _ in range(running):
+                pool.submit(_fill, items, read, todo, stop)
+            while running:
+                item = items.get()
+                if not isinstance(item, _End):
                     yield item
-                if item.error is not None:
+                elif item.error is not None:
                     raise item.error
-                open_queues.popleft()
-                start_next()
+                else:
+                    running -= 1
         finally:
             stop.set()  # the pool then waits for the threads to notice
 
 
 @dataclass(frozen=True)
 class _End:
-    """The end of a job, with the error that ended it early."""
+    """The end of a thread, with the error that ended it early."""
 
     error: BaseException | None = None
+
+
+class _Shared(Iterator[Job]):
+    """An iterator that several threads take from."""
+
+    def __init__(self, jobs: Iterator[Job]) -> None:
+        self._jobs = jobs
+        self._lock = threading.Lock()
+
+    def __next__(self) -> Job:
+        with self._lock:
+            return next(self._jobs)
 
 
 class _StoppedError(Exception):
@@ -72,9 +77,9 @@ class _StoppedError(Exception):
 
 
 def _fill(
-    items: queue.Queue[Item | _End], read: Callable[[Job], Iterator[Item]], job: Job, stop: threading.Event
+    items: queue.Queue[Item | _End], read: Callable[[Job], Iterator[Item]], todo: Iterator[Job], stop: threading.Event
 ) -> None:
-    """Read a job into its queue until it ends or the caller has left."""
+    """Read job after job into the queue until there are none or the caller has left."""
 
     def put(item: Item | _End) -> None:
         while not stop.is_set():
@@ -85,11 +90,14 @@ def _fill(
         raise _StoppedError
 
     try:
-        for item in read(job):
-            put(item)
-        put(_End())
+        try:
+            for job in todo:
+                for item in read(job):
+                    put(item)
+            put(_End())
+        except _StoppedError:
+            raise
+        except BaseException as error:  # raised again where the queue is read
+            put(_End(error))
     except _StoppedError:
         pass
-    except BaseException as error:  # raised again where the queue is read
-        with suppress(_StoppedError):
-            put(_End(error))

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mgcli.extract.run_clock import RunProfile
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModalityReport:
@@ -30,6 +32,7 @@ class ExtractReport:
 
     cache: Path
     modalities: dict[str, ModalityReport]
+    profile: RunProfile = field(default_factory=RunProfile)
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -38,7 +41,7 @@ class ExtractReport:
         return sum(report.failed for report in self.modalities.values())
 
     def to_json(self) -> dict[str, dict[str, Any]]:
-        """Modality -> feature set and counts, as plain JSON values."""
+        """Modality -> feature set, counts and where the time went, as plain JSON values."""
         return {
             modality: {
                 "feature_set": report.feature_set,
@@ -47,6 +50,7 @@ class ExtractReport:
                 "failed": report.failed,
                 "seconds": round(report.seconds, 3),
                 "clips_per_second": round(report.clips_per_second, 3),
+                "run": self.profile.to_json(),  # the same for all of them
             }
             for modality, report in self.modalities.items()
         }
@@ -68,4 +72,6 @@ class ExtractReport:
                     f"  {report.failed} of {total} clips failed, listed in {failures}; "
                     "run the same command again to retry them"
                 )
+        if self.profile.inputs:
+            lines.append(self.profile.summary())
         return "\n".join(lines)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mgcli.cache import Failure, MgcliError, Progress, label_classes, warn
 from mgcli.extract.backbone_agcn import JointStream
+from mgcli.extract.decoder import InlineDecoders
 from mgcli.extract.inputs import ClipFailed, InputReady, by_file, read_file
 from mgcli.extract.modality import clip_requests
 from mgcli.extract.read_ahead import read_ahead
@@ -58,7 +59,7 @@ def read_pose_clips(
     inputs: dict[int, Tensor] = {}
     failures: list[Failure] = []
     with Progress("skeletons", len(requests), unit="clip", shown=show_progress) as bar:
-        read = partial(read_file, decoder_threads=1)
+        read = partial(read_file, decoders=InlineDecoders())
         for event in read_ahead(by_file(requests), read, workers=workers, lookahead=16):
             if isinstance(event, InputReady):
                 inputs[event.request.number] = event.prepared.inputs

@@ -1,4 +1,4 @@
-"""Frames of a video by presentation time: what a file holds, which frames are needed, decoding each once.
+"""Frames of a video by presentation time: what a file holds, and how to decode few of them.
 
 Times count from the first frame of the video, whatever number its container gives that frame, so frame 0 is
 at 0 s. The frame "at" a time is the last one shown at or before it: variable frame rates need no other rule.
@@ -8,7 +8,7 @@ at 0 s. The frame "at" a time is the last one shown at or before it: variable fr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,8 +20,6 @@ import numpy as np
 
 from mgcli.cache import MgcliError
 
-SEEK_GAIN_FRAMES = 12  # a seek flushes the decoder: worth it when it skips more frames than this
-STALE_S = 0.5  # a frame that cannot be decoded is stood in for by the one before, if shown this shortly before
 STATED_SLACK_S = 0.5  # a header may overstate the length by this much before the file counts as cut short
 
 _STILL_OR_TEXT = ("tty", "image2")  # what FFmpeg opens as "video" though nobody would call it one
@@ -75,24 +73,30 @@ class Segment:
 
     frames: np.ndarray  # int64, ascending
     start: int  # frame at which decoding starts: 0 or a key frame
+    first_packet: int  # places in the file of the first and the last packet that the decoder is given
+    last_packet: int
 
 
 @dataclass(frozen=True, eq=False)
 class DecodePlan:
-    """Which frames of a video are needed, and between which of them a seek is worth it."""
+    """Which frames of a video are needed, and which packets the decoder is given to get them."""
 
     segments: tuple[Segment, ...]
-    num_decoded: int  # frames that have to be decoded to get them
+    num_decoded: int  # frames that this decodes at most: of those that nothing hangs on some are passed over
 
 
-def index_video(path: Path) -> VideoIndex:
+def index_video(path: Path, *, on_packet: Callable[[], None] | None = None) -> VideoIndex:
     """Presentation times and key frames of a video's first video stream.
+
+    Args:
+        path: the file.
+        on_packet: called for each packet of the file, a sign of life while a long one is read.
 
     Raises:
         VideoError: nothing in the file can be shown as a video; the message says why.
     """
-    with _open_stream(path) as (container, stream):
-        packets, readable_s = _read_packets(container, stream)
+    with open_stream(path) as (container, stream):
+        packets, readable_s = _read_packets(container, stream, on_packet)
         shown = np.flatnonzero([packet.is_shown for packet in packets])  # (F,) positions in the file
         if not len(shown):
             raise VideoError(f"{path}: no frame can be read; is the file damaged or cut short?")
@@ -127,121 +131,31 @@ def index_video(path: Path) -> VideoIndex:
 
 
 def plan_decode(index: VideoIndex, frames: Iterable[int] | np.ndarray) -> DecodePlan:
-    """The cheapest way, in order, to the frames of a video, each decoded at most once."""
-    needed = np.unique(np.asarray(list(frames), dtype=np.int64))
-    deepest = np.maximum.accumulate(index.decode_position)  # (F,) packets read once frame i is out
-    segments: list[Segment] = []
-    start, first, reached, num_decoded = 0, 0, -1, 0
-    for place, frame in enumerate(needed):
-        key = _key_frame_before(index, frame)
-        if key is not None and index.decode_position[key] - (reached + 1) > SEEK_GAIN_FRAMES:
-            if place > first:
-                segments.append(Segment(frames=needed[first:place], start=start))
-            start, first = key, place
-            reached = int(index.decode_position[key]) - 1
-        num_decoded += max(0, int(deepest[frame]) - reached)
-        reached = max(reached, int(deepest[frame]))
-    if len(needed):
-        segments.append(Segment(frames=needed[first:], start=start))
-    return DecodePlan(segments=tuple(segments), num_decoded=num_decoded)
+    """The cheapest way, in order, to the frames of a video, each decoded at most once.
 
-
-def decode_frames(index: VideoIndex, plan: DecodePlan, *, threads: int = 1) -> Iterator[tuple[int, np.ndarray]]:
-    """The planned frames in order, upright, as (frame, (H, W, 3) uint8 RGB).
-
-    A frame that cannot be decoded is replaced by the one before it if that was shown up to `STALE_S` earlier,
-    and left out otherwise.
-
-    Raises:
-        VideoError: the file can no longer be opened, or the decoder gives up.
+    From the key frame before the needed frames to the last of them, and on from the next key frame that some
+    needed frame hangs on: what lies between is never decoded. A `counted` video is decoded from its start.
     """
-    done = -1
-    try:
-        with _open_stream(index.path) as (container, stream):
-            stream.thread_type = "AUTO"
-            stream.codec_context.thread_count = threads
-            for segment in plan.segments:
-                if segment.start > 0:
-                    container.seek(int(index.pts[segment.start]), stream=stream, backward=True)
-                for frame, rgb in _decode_segment(container, stream, index, segment):
-                    yield frame, rgb
-                    done = frame
-        return
-    except (_SeekMissedError, av.FFmpegError):
-        pass
-    # this container cannot seek exactly, or not at all: decode what is left from the start
-    left = np.concatenate([segment.frames for segment in plan.segments])
-    left = left[left > done]
-    with _open_stream(index.path) as (container, stream):
-        try:
-            yield from _decode_segment(container, stream, index, Segment(frames=left, start=0))
-        except av.FFmpegError as error:
-            raise VideoError(f"{index.path}: decoding stopped ({error.strerror})") from error
+    needed = np.unique(np.asarray(list(frames), dtype=np.int64))
+    place_of = index.decode_position
+    segments: list[Segment] = []
+    start, first, last_packet = 0, 0, -1
+    for place, frame in enumerate(needed.tolist()):
+        key = _key_frame_before(index, frame)
+        if key is not None and place_of[key] > last_packet + 1:
+            if place > first:
+                segments.append(_segment(index, needed[first:place], start, last_packet))
+            start, first, last_packet = key, place, int(place_of[key])
+        last_packet = max(last_packet, int(place_of[frame]))
+    if len(needed):
+        segments.append(_segment(index, needed[first:], start, last_packet))
+    num_given = sum(segment.last_packet - segment.first_packet + 1 for segment in segments)
+    return DecodePlan(segments=tuple(segments), num_decoded=num_given)
 
 
-class _SeekMissedError(Exception):
-    """A seek that came down after the key frame it was meant for."""
-
-
-def _decode_segment(
-    container: av.container.InputContainer, stream: av.VideoStream, index: VideoIndex, segment: Segment
-) -> Iterator[tuple[int, np.ndarray]]:
-    wanted = iter(segment.frames.tolist())
-    want = next(wanted, None)
-    previous: tuple[int, av.VideoFrame] | None = None
-    for ticks, frame in _frames_with_pts(container, stream, index, segment):
-        while want is not None and ticks > index.pts[want]:  # it was passed over, or could not be decoded
-            yield from _stand_in(index, want, previous)
-            want = next(wanted, None)
-        if want is not None and ticks == index.pts[want]:
-            yield want, _upright_rgb(frame)
-            want = next(wanted, None)
-        if want is None:
-            return
-        previous = (ticks, frame)
-    if want is not None:
-        for late in (want, *wanted):
-            yield from _stand_in(index, late, previous)
-
-
-def _frames_with_pts(
-    container: av.container.InputContainer, stream: av.VideoStream, index: VideoIndex, segment: Segment
-) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Decoded frames with the presentation time that the index gives them."""
-    landed = segment.start == 0
-    count = 0
-    for packet in container.demux(stream):
-        if packet.size and not landed:
-            if packet.pts is None or packet.pts > index.pts[segment.start]:
-                raise _SeekMissedError
-            landed = True
-        if packet.is_corrupt:
-            continue
-        try:
-            frames = packet.decode()
-        except av.FFmpegError:  # a damaged packet costs its own frame
-            continue
-        for frame in frames:
-            if index.counted:
-                if count < index.num_frames:
-                    yield int(index.pts[count]), frame
-                count += 1
-            elif frame.pts is not None:
-                yield frame.pts, frame
-
-
-def _stand_in(
-    index: VideoIndex, want: int, previous: tuple[int, av.VideoFrame] | None
-) -> Iterator[tuple[int, np.ndarray]]:
-    """The frame before a missing one, if it was shown shortly before."""
-    if previous is not None and (index.pts[want] - previous[0]) * index.tick_s <= STALE_S:
-        yield want, _upright_rgb(previous[1])
-
-
-def _upright_rgb(frame: av.VideoFrame) -> np.ndarray:
-    rgb = frame.to_ndarray(format="rgb24")  # (H, W, 3)
-    quarter_turns = round(frame.rotation / 90) % 4  # the display matrix turns counter-clockwise, as rot90 does
-    return np.ascontiguousarray(np.rot90(rgb, quarter_turns)) if quarter_turns else rgb
+def _segment(index: VideoIndex, frames: np.ndarray, start: int, last_packet: int) -> Segment:
+    first_packet = int(index.decode_position[start]) if start > 0 else 0
+    return Segment(frames=frames, start=start, first_packet=first_packet, last_packet=last_packet)
 
 
 @dataclass(frozen=True)
@@ -254,13 +168,17 @@ class _Packet:
     is_shown: bool  # False where an edit list hides it
 
 
-def _read_packets(container: av.container.InputContainer, stream: av.VideoStream) -> tuple[list[_Packet], float]:
+def _read_packets(
+    container: av.container.InputContainer, stream: av.VideoStream, on_packet: Callable[[], None] | None
+) -> tuple[list[_Packet], float]:
     """The stream's packets in file order, and how many seconds all streams of the file reach."""
     packets: list[_Packet] = []
     first_s: float | None = None
     last_s = 0.0
     try:
         for packet in container.demux():
+            if on_packet is not None:
+                on_packet()
             if packet.size == 0 or packet.is_corrupt:  # the end marker; a packet that the end of the file cuts
                 continue
             if packet.pts is not None and packet.time_base is not None:
@@ -294,7 +212,7 @@ def _typical_step(pts: np.ndarray, rate: Fraction, time_base: Fraction) -> int:
 
 
 @contextmanager
-def _open_stream(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+def open_stream(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """The file and its first real video stream.
 
     Raises:

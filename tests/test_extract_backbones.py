@@ -142,7 +142,9 @@ def test_mvit_v2_s_layouts_come_from_the_full_tokens() -> None:
 def test_mvit_v2_s_transform_is_the_official_one() -> None:
     with np.load(GOLDEN) as golden:
         media = golden["video_uint8"].transpose(0, 2, 3, 1)  # (T, C, H, W) -> (T, H, W, C)
-        inputs = mvit_without_weights().prepare(media, np.linspace(0, 2, 16)).inputs  # (C, T, 224, 224)
+        backbone = mvit_without_weights()
+        prepared = backbone.prepare(media, np.linspace(0, 2, 16)).inputs  # (T, 224, 224, C) uint8
+        inputs = backbone.finish(prepared[None])[0]  # (C, T, 224, 224)
         assert scaled_error(inputs[..., ::14, ::14].numpy(), golden["transformed_every_14th"]) < TOLERANCE
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 from tiny_media import make_audio, make_grey_jpegs, make_video, number_picture, shown_number
 
 from mgcli.extract import VideoError, VideoIndex, decode_frames, index_video, plan_decode
-from mgcli.extract.video import SEEK_GAIN_FRAMES
 
 KINDS: dict[str, dict[str, Any]] = {  # name -> how it is made
     "h264.mp4": {},
@@ -107,12 +105,6 @@ def test_plan_seeks_over_gaps_and_decodes_little_more_than_needed(tmp_path: Path
     least = 7 + 5 + 6  # from the key frame before each group to its last frame
     assert plan.num_decoded <= least + 3 * 2  # a B frame needs the reference after it
     assert numbers_shown(index, [5, 6, 103, 104, 185]) == {f: f for f in (5, 6, 103, 104, 185)}
-
-
-def test_plan_does_not_seek_for_a_few_frames(tmp_path: Path) -> None:
-    index = index_video(make_video(tmp_path / "short.mp4", 40, key_every=10))
-    gap = list(itertools.takewhile(lambda frame: frame <= SEEK_GAIN_FRAMES, range(0, 40, 10)))
-    assert len(plan_decode(index, gap).segments) == 1
 
 
 @settings(max_examples=15, deadline=None)

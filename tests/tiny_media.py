@@ -44,6 +44,7 @@ def make_video(
     key_every: int = 10,
     rotation_deg: int = 0,
     first_number: int = 0,
+    codec_options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
 ) -> Path:
     """Write a video whose frame i shows `first_number + i`.
@@ -59,6 +60,7 @@ def make_video(
         key_every: frames from one key frame to the next.
         rotation_deg: counter-clockwise turn that a player should make.
         first_number: shown by frame 0.
+        codec_options: of the encoder, over the usual ones.
         container_options: of the muxer.
     """
     with av.open(str(path), "w", options=container_options or {}) as container:
@@ -67,7 +69,10 @@ def make_video(
         stream.width, stream.height = size_px
         stream.pix_fmt = pixels
         if codec == "libx264":
-            stream.options = {"g": str(key_every), "bf": "2", "b-adapt": "0", "sc_threshold": "0", "crf": "10"}
+            usual = {"g": str(key_every), "bf": "2", "b-adapt": "0", "sc_threshold": "0", "crf": "10"}
+            stream.options = usual | (codec_options or {})
+        elif codec_options:
+            stream.options = codec_options
         if rotation_deg:
             stream.set_display_rotation(rotation_deg)
         for i in range(num_frames):

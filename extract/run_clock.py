@@ -1,0 +1,101 @@
+"""Where the time of a run goes: what is decoded, embedded and written, and which of them the others wait for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mgcli.extract.embed import ModalityEmbedder
+from mgcli.extract.video_decode import DecodeCount
+from mgcli.extract.write_behind import WriteBehind
+
+WINDOW_S = 5.0  # what limits "now" is judged over the last so many seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunProfile:
+    """What a run did and where its time went; seconds of decoding are summed over decoders."""
+
+    seconds: float = 0.0  # of reading, embedding and writing
+    inputs: int = 0
+    decoded_frames: int = 0
+    converted_frames: int = 0
+    decode_s: float = 0.0
+    convert_s: float = 0.0
+    device_s: float = 0.0
+    write_s: float = 0.0
+    waited_decode_s: float = 0.0  # that the run waited for pictures, for the device, and for the writer
+    waited_device_s: float = 0.0
+    waited_write_s: float = 0.0
+
+    @property
+    def decoded_per_s(self) -> float:
+        """Frames decoded in a second of the run."""
+        return self.decoded_frames / self.seconds if self.seconds else 0.0
+
+    @property
+    def device_share(self) -> float:
+        """Of the run that the device was at work."""
+        return min(1.0, self.device_s / self.seconds) if self.seconds else 0.0
+
+    @property
+    def limited_by(self) -> str:
+        """What the run waited for most: decode, device, write, or nothing."""
+        waits = {"decode": self.waited_decode_s, "device": self.waited_device_s, "write": self.waited_write_s}
+        most = max(waits, key=lambda name: waits[name])
+        return most if waits[most] > 0 else "nothing"
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        rounded = {key: round(value, 3) if isinstance(value, float) else value for key, value in asdict(self).items()}
+        shares = {"decoded_per_s": round(self.decoded_per_s, 1), "device_share": round(self.device_share, 3)}
+        return {**rounded, **shares, "limited_by": self.limited_by}
+
+    def summary(self) -> str:
+        """A line."""
+        return (
+            f"{self.decoded_frames} frames decoded ({self.decoded_per_s:.0f} a second), device busy "
+            f"{self.device_share:.0%} of the time, limited by: {self.limited_by}"
+        )
+
+
+class RunClock:
+    """Reads the counters of a run's stages."""
+
+    def __init__(self, count: DecodeCount, embedders: Sequence[ModalityEmbedder], behind: WriteBehind) -> None:
+        """Start now."""
+        self.inputs = 0
+        self.waited_decode_s = 0.0
+        self._count, self._embedders, self._behind = count, embedders, behind
+        self._started = time.perf_counter()
+        self._before = self._latest = RunProfile()
+
+    def profile(self) -> RunProfile:
+        """From the start to now."""
+        return RunProfile(
+            seconds=time.perf_counter() - self._started,
+            inputs=self.inputs,
+            decoded_frames=self._count.decoded,
+            converted_frames=self._count.converted,
+            decode_s=self._count.decode_s,
+            convert_s=self._count.convert_s,
+            device_s=sum(each.device_s for each in self._embedders),
+            write_s=self._behind.busy_s,
+            waited_decode_s=self.waited_decode_s,
+            waited_device_s=sum(each.waited_s for each in self._embedders),
+            waited_write_s=self._behind.waited_s,
+        )
+
+    def note(self) -> str:
+        """How it stands now, in a few words."""
+        now = self.profile()
+        if now.seconds - self._latest.seconds > WINDOW_S:
+            self._before, self._latest = self._latest, now
+        before = asdict(self._before)
+        lately = RunProfile(**{key: value - before[key] for key, value in asdict(now).items()})
+        return (
+            f"{lately.decoded_per_s:.0f} frames/s decoded, device busy {lately.device_share:.0%}, "
+            f"limited by: {lately.limited_by}"
+        )

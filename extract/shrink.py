@@ -1,0 +1,63 @@
+"""A picture made smaller and cut, once, where it is decoded: what travels on is a few per cent of its bytes."""
+
+# Shapes: H height, W width; h, w those of the crop.
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Shrink:
+    """Bilinear resize without antialiasing, rounded to uint8, then the middle: torchvision's video transforms.
+
+    Only pixels that the crop needs are looked at. The values are torchvision's; in one picture of a few, one pixel
+    at a tie is rounded the other way, as torch's own order of sums differs from processor to processor.
+    """
+
+    resize_px: int | tuple[int, int]  # of the shorter side; or height and width
+    crop_px: tuple[int, int]  # height and width; never more than what the resize gives
+
+    def __call__(self, picture: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 -> (h, w, 3) uint8."""
+        (top, bottom, down), (left, right, along) = _taps(picture.shape[:2], self)
+        down, along = down[:, None, None], along[None, :, None]
+        upper, lower = (_between(picture[rows], left, right, along) for rows in (top, bottom))
+        return np.rint(upper * (1 - down) + lower * down).astype(np.uint8)
+
+    def all(self, pictures: np.ndarray) -> np.ndarray:
+        """(T, H, W, 3) uint8 -> (T, h, w, 3); those that have the size of the crop have been through it."""
+        if pictures.shape[1:3] == self.crop_px:
+            return pictures
+        return np.stack([self(picture) for picture in pictures])
+
+
+def _between(rows: np.ndarray, left: np.ndarray, right: np.ndarray, along: np.ndarray) -> np.ndarray:
+    """(h, W, 3) -> (h, w, 3) float32: columns weighted between a left and a right one."""
+    return np.take(rows, left, axis=1) * (1 - along) + np.take(rows, right, axis=1) * along
+
+
+_Taps = tuple[np.ndarray, np.ndarray, np.ndarray]  # (n,) first pixel, the one after it, and that one's weight
+
+
+@lru_cache(64)
+def _taps(size_px: tuple[int, int], shrink: Shrink) -> tuple[_Taps, _Taps]:
+    """Which rows, and which columns, of a picture each pixel of the crop lies between."""
+    height, width = size_px
+    if isinstance(shrink.resize_px, int):
+        short = min(height, width)
+        resized = (shrink.resize_px * height // short, shrink.resize_px * width // short)
+    else:
+        resized = shrink.resize_px
+    return tuple(map(_axis_taps, size_px, resized, shrink.crop_px))  # type: ignore[return-value]
+
+
+def _axis_taps(size: int, resized: int, crop: int) -> _Taps:
+    first = round((resized - crop) / 2)
+    places = np.arange(first, first + crop, dtype=np.float32) + np.float32(0.5)
+    source = np.maximum(places * (np.float32(size) / np.float32(resized)) - np.float32(0.5), 0)
+    low = np.minimum(source.astype(np.int64), size - 1)
+    return low, np.minimum(low + 1, size - 1), (source - low).astype(np.float32)

@@ -1,0 +1,226 @@
+"""A run with decoder processes: faults of a process, Ctrl-C, what is said of the run, how a network is run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from decoder_children import child_ids
+from tiny_media import make_video
+
+from mgcli.cache import FeatureCache, check_clip_table, open_cache, verify_cache
+from mgcli.extract import BackboneError, ExtractReport, PipelineBenchConfig, bench_extraction, extract_modalities
+from mgcli.extract.device import COMPILE_FROM_CLIPS, choose_compile
+from mgcli.extract.write_behind import WriteBehind
+
+CLIPS_PER_VIDEO = 40
+RUNNER = """
+import sys
+from pathlib import Path
+from mgcli.cache import open_cache, read_clip_table
+from mgcli.extract import extract_modalities
+
+folder = Path(sys.argv[1])
+extract_modalities(
+    open_cache(folder / "cache", create=True), read_clip_table(folder / "clips.csv"), ["video"],
+    backbones={"video": "tiny_backbones:TinyVideo"}, options={"video": {"delay_s": 0.2}},
+    weights="random:0", precision="float32", workers=2, batch_size=1, progress=False,
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """Three videos, large enough that a decoder has to wait for room, with 40 overlapping clips each."""
+    folder = tmp_path_factory.mktemp("run")
+    rows = []
+    for i in range(3):
+        video = make_video(folder / f"v{i}.mp4", 200, size_px=(640, 480), first_number=50 * i)
+        for k in range(CLIPS_PER_VIDEO):
+            rows.append({"clip_id": f"v{i}/{k}", "video": str(video), "start_s": 0.18 * k, "end_s": 0.18 * k + 0.8})
+    return check_clip_table(pd.DataFrame(rows))
+
+
+def run(cache: FeatureCache, table: pd.DataFrame, *, delay_s: float = 0.0, **options: Any) -> ExtractReport:
+    usual = {"precision": "float32", "weights": "random:0", "progress": False, "batch_size": 2, "workers": 1}
+    return extract_modalities(
+        cache,
+        table,
+        ["video"],
+        backbones={"video": "tiny_backbones:TinyVideo"},
+        options={"video": {"delay_s": delay_s}},
+        **(usual | options),
+    )
+
+
+def tokens_of(cache: FeatureCache) -> dict[str, np.ndarray]:
+    features = cache.feature_set("video")
+    return {clip_id: features.load([clip_id])[0].copy() for clip_id in features.clips()["clip_id"]}
+
+
+def strike(fault: signal.Signals, after_s: float) -> threading.Thread:
+    """Send a signal to the first decoder process that has run for so long."""
+
+    def wait_and_strike() -> None:
+        while not (found := child_ids()):
+            time.sleep(0.01)
+        time.sleep(after_s)
+        os.kill(found[0], fault)
+
+    thread = threading.Thread(target=wait_and_strike, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("fault", [signal.SIGSEGV, signal.SIGSTOP])
+def test_a_crash_or_hang_costs_one_video_and_the_next_run_mends_it(
+    fault: signal.Signals, tmp_path: Path, table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mgcli.extract.decoder_process.SILENCE_LIMIT_S", 3.0)
+    cache, undisturbed = (open_cache(tmp_path / name, create=True) for name in ("struck", "undisturbed"))
+    struck = strike(fault, after_s=0.5)
+    report = run(cache, table, delay_s=0.1)
+    struck.join()
+    assert 0 < report.failed <= CLIPS_PER_VIDEO
+    failures = cache.feature_set("video").failures()
+    assert failures["clip_id"].str.partition("/")[0].nunique() == 1
+    said = "hung, without a sign of life" if fault == signal.SIGSTOP else "crashed (SIGSEGV)"
+    assert failures["reason"].str.contains(said, regex=False).all()
+    assert report.modalities["video"].done == len(table) - report.failed
+    assert child_ids() == []
+    assert run(cache, table).modalities["video"].done == report.failed
+    run(undisturbed, table, workers=0)
+    found, expected = tokens_of(cache), tokens_of(undisturbed)
+    assert found.keys() == expected.keys()
+    largest = max(np.abs(each).max() for each in expected.values())
+    assert max(np.abs(found[key] - expected[key]).max() for key in expected) <= 1e-5 * largest
+    assert verify_cache(cache).ok
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_run_leaves_no_decoder_behind(stop: signal.Signals, tmp_path: Path, table: pd.DataFrame) -> None:
+    table.to_csv(tmp_path / "clips.csv", index=False)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUNNER, str(tmp_path)],
+        env=environment,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    until(lambda: len(child_ids(process.pid)) == 2)
+    decoders = child_ids(process.pid)
+    process.send_signal(stop)
+    process.communicate(timeout=60)
+    until(lambda: not any(Path(f"/proc/{each}").exists() for each in decoders))
+
+
+def until(done: Callable[[], bool], limit_s: float = 60.0) -> None:
+    end = time.monotonic() + limit_s
+    while not done():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_a_run_says_where_its_time_went(tmp_path: Path, table: pd.DataFrame) -> None:
+    cache = open_cache(tmp_path / "cache", create=True)
+    report = run(cache, table.iloc[:8], delay_s=0.05)
+    plain = report.to_json()["video"]["run"]
+    assert json.loads(json.dumps(plain)) == plain
+    assert plain["inputs"] == 8
+    assert plain["decoded_frames"] >= plain["converted_frames"] > 8
+    assert plain["device_s"] >= 4 * 0.05
+    assert plain["limited_by"] in ("decode", "device", "write")
+    assert 0 < plain["device_share"] <= 1
+    assert "frames decoded" in report.summary()
+    assert "limited by: " in report.summary()
+    reopened = open_cache(cache.path).feature_set("video")
+    assert reopened.provenance["latest_run"] == plain
+    assert reopened.provenance["torch"] in torch.__version__
+    again = run(cache, table.iloc[:8])
+    assert again.profile.inputs == 0
+    assert open_cache(cache.path).feature_set("video").provenance["latest_run"] == plain
+
+
+def test_a_video_that_was_replaced_is_said(
+    tmp_path: Path, table: pd.DataFrame, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = open_cache(tmp_path / "cache", create=True)
+    video = make_video(tmp_path / "v.mp4", 40)
+    rows = check_clip_table(pd.DataFrame({"clip_id": ["a"], "video": [str(video)], "start_s": [0.0], "end_s": [1.0]}))
+    assert run(cache, rows).warnings == []
+    make_video(video, 40, first_number=99)
+    report = run(cache, rows)
+    assert report.modalities["video"].done == 1
+    (said,) = report.warnings
+    assert "1 clip is in the cache as made from another file or interval" in said
+    assert "mgcli cache explain" in said
+    assert said in capsys.readouterr().err
+
+
+def test_a_network_is_compiled_where_it_pays_or_is_forced() -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert [choose_compile("auto", device, COMPILE_FROM_CLIPS) for device in (cpu, cuda)] == [False, True]
+    assert not choose_compile("auto", cuda, COMPILE_FROM_CLIPS - 1)
+    assert choose_compile("on", cpu, 1)
+    assert not choose_compile("off", cuda, 10**6)
+    with pytest.raises(BackboneError, match="unknown choice 'maybe' for compile; known: auto, on, off"):
+        choose_compile("maybe", cpu, 1)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_gives_the_same_tokens(
+    tmp_path: Path, table: pd.DataFrame, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, compiled = (open_cache(tmp_path / name, create=True) for name in ("plain", "compiled"))
+    run(plain, table.iloc[:7])
+    run(compiled, table.iloc[:7], compile="on", batch_size=4)
+    assert "tiny_video is compiled for 7 clips; --compile off forbids it" in capsys.readouterr().err
+    found, expected = tokens_of(compiled), tokens_of(plain)
+    for clip_id, tokens in expected.items():
+        assert np.abs(found[clip_id] - tokens).max() <= 1e-5 * np.abs(tokens).max()
+
+
+def test_writing_behind_keeps_the_order_and_hands_errors_back() -> None:
+    done: list[int] = []
+
+    def fail() -> None:
+        raise OSError("disk full")
+
+    with WriteBehind() as behind:
+        for number in range(50):
+            behind.do(lambda number=number: done.append(number))  # type: ignore[misc]
+    assert done == list(range(50))
+    with pytest.raises(OSError, match="disk full"), WriteBehind() as behind:
+        behind.do(fail)
+    assert behind.busy_s > 0
+
+
+def test_bench_times_the_three_ways_and_its_figures_fit_together(capsys: pytest.CaptureFixture[str]) -> None:
+    config = PipelineBenchConfig(
+        **{"backbone": "tiny_backbones:TinyVideo", "tokens": None, "videos": 2, "minutes": 0.05, "clips": 6},
+        **{"width_px": 96, "height_px": 64, "plain_clips": 2, "precision": "float32", "device": "cpu"},
+    )
+    timed = bench_extraction(config, progress=False)
+    assert timed.clips == 6
+    assert timed.over_forward == timed.pipeline_s / timed.forward_s
+    assert timed.over_plain == pytest.approx(timed.plain_clip_s * 6 / timed.pipeline_s)
+    assert 0 < timed.profile.decoded_frames <= timed.decoded_least
+    plain = timed.to_json()
+    assert json.loads(json.dumps(plain)) == plain
+    assert {"over_forward", "over_plain", "profile", "config"} <= plain.keys()
+    assert "times as fast" in timed.summary()
+    assert capsys.readouterr().out == ""
+    with pytest.raises(BackboneError, match="clips is 0; it must be 1 or more"):
+        PipelineBenchConfig(clips=0)
