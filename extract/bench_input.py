@@ -57,6 +57,9 @@ def count_flops(backbone: Backbone, inputs: Tensor) -> int:
 
 def token_cosine(backbone: Backbone, exact: Backbone, num_inputs: int) -> float:
     """Mean cosine similarity of the tokens of two backbones, over all tokens of so many made-up inputs."""
-    inputs = torch.stack([make_input(backbone, seed)[0] for seed in range(num_inputs)])  # (B, ...)
-    tokens, expected = backbone.embed(inputs), exact.embed(inputs)  # (B, N, D)
-    return float(torch.cosine_similarity(tokens, expected, dim=-1).mean())
+    similar = []
+    for seed in range(num_inputs):  # one by one, to need no more memory than the smallest batch that is timed
+        inputs = make_input(backbone, seed)[0][None]  # (1, ...)
+        tokens, expected = backbone.embed(inputs), exact.embed(inputs)  # (1, N, D)
+        similar.append(torch.cosine_similarity(tokens, expected, dim=-1))
+    return float(torch.cat(similar).mean())

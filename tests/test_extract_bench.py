@@ -32,7 +32,9 @@ def test_figures_are_positive_and_fit_together() -> None:
 
 
 def test_a_report_says_all_it_holds_as_text_and_as_json() -> None:
-    report = bench_backbone("tiny_backbones:TinyVideo", tokens="pooled", batch_sizes=[2], seconds=0, device="cpu")
+    report = bench_backbone(
+        "tiny_backbones:TinyVideo", tokens="pooled", batch_sizes=[2], seconds=0, device="cpu", precision="float32"
+    )
     plain = report.to_json()
     assert json.loads(json.dumps(plain)) == plain
     assert plain["tokens"] == "pooled"
