@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 
 from mgcli.cache import Failure, FeatureWriter, NonFiniteTokensError, warn
 from mgcli.extract.backbone import Backbone, BackboneError
@@ -148,12 +147,12 @@ class ModalityEmbedder:
                 results = [self._chunk(chunk) for chunk in chunks]
                 ended.record()
                 return _Launched(batch, results, started, ended)
-            except TorchDynamoException as error:
-                reason = str(error).strip().splitlines()[0]
-                warn(f"{self._backbone.name} cannot be compiled here ({reason}); it runs as it is")
-                self._network = self._backbone
-                continue
             except RuntimeError as error:
+                if self._network is not self._backbone and _cannot_compile(error):
+                    reason = str(error).strip().splitlines()[0]
+                    warn(f"{self._backbone.name} cannot be compiled here ({reason}); it runs as it is")
+                    self._network = self._backbone
+                    continue
                 if not _out_of_memory(error):
                     raise
                 if size == 1:
@@ -224,6 +223,12 @@ def _to_host(tensor: Tensor) -> Tensor:
         return tensor.cpu()
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     return host.copy_(tensor, non_blocking=True)
+
+
+def _cannot_compile(error: RuntimeError) -> bool:
+    from torch._dynamo.exc import TorchDynamoException  # takes a second; loaded where a network was compiled
+
+    return isinstance(error, TorchDynamoException)
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

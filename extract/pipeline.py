@@ -192,9 +192,18 @@ def _run(
     requests = [request for stage in stages for request in stage.requests]
     embedders: dict[str, ModalityEmbedder] = {}
     warnings: list[str] = []
+    files = by_file(requests)
+    workers = min(workers, len(files))
+    threads = choose_decoder_threads(workers)
+    decoders: Decoders = DecoderProcesses(threads) if workers else InlineDecoders(threads)
     behind = WriteBehind()
+    clock = RunClock(decoders.count, embedders.values(), behind)
     with ExitStack() as stack:
         bar = stack.enter_context(Progress("extract", len(requests), unit="clip", shown=show_progress))
+
+        def clip_over() -> None:
+            bar.step(clock.note())
+
         for stage in stages:
             compiled = bool(stage.requests) and choose_compile(compile, stage.backbone.device, len(stage.requests))
             if compiled:
@@ -202,18 +211,15 @@ def _run(
                 print(say, file=sys.stderr)
             writer = stack.enter_context(stage.feature_set.writer())
             embedder = ModalityEmbedder(
-                stage.backbone, writer, behind, batch_size=batch_size, compiled=compiled, on_clip=bar.step
+                stage.backbone, writer, behind, batch_size=batch_size, compiled=compiled, on_clip=clip_over
             )
             embedders[stage.modality] = embedder
             stack.callback(_write_failures, stage.feature_set, embedder)
         stack.enter_context(behind)
-        threads = choose_decoder_threads(workers)
-        decoders: Decoders = DecoderProcesses(threads) if workers else InlineDecoders(threads)
         read = partial(read_file, decoders=decoders)
         lookahead = max(2, 2 * batch_size)  # two batches ready
-        events = stack.enter_context(closing(read_ahead(by_file(requests), read, workers=workers, lookahead=lookahead)))
+        events = stack.enter_context(closing(read_ahead(files, read, workers=workers, lookahead=lookahead)))
         stack.enter_context(closing(decoders))  # closed before its readers are waited for
-        clock = RunClock(decoders.count, list(embedders.values()), behind)
         for event in _timed(events, clock):
             embedder = embedders[event.request.modality]
             if isinstance(event, InputReady):
@@ -229,7 +235,7 @@ def _run(
             embedder.flush()
     profile = clock.profile()
     for stage in stages:
-        if profile.inputs:
+        if stage.requests and profile.inputs:
             stage.feature_set.write_provenance(latest_run=profile.to_json())
     return embedders, warnings, profile
 

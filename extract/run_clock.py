@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -64,8 +64,14 @@ class RunProfile:
 class RunClock:
     """Reads the counters of a run's stages."""
 
-    def __init__(self, count: DecodeCount, embedders: Sequence[ModalityEmbedder], behind: WriteBehind) -> None:
-        """Start now."""
+    def __init__(self, count: DecodeCount, embedders: Collection[ModalityEmbedder], behind: WriteBehind) -> None:
+        """Start now.
+
+        Args:
+            count: of the decoders.
+            embedders: of all modalities; they may come later.
+            behind: writes.
+        """
         self.inputs = 0
         self.waited_decode_s = 0.0
         self._count, self._embedders, self._behind = count, embedders, behind
