@@ -26,10 +26,12 @@ if TYPE_CHECKING:
         load_project_clips,
     )
     from mgcli.extract.dataset_demo import DEMO_POSE_SETTINGS, DemoConfig, make_demo, pose_labels
+    from mgcli.extract.engine import ENGINES, EngineError
     from mgcli.extract.explain import explain_extraction
     from mgcli.extract.face import Face, FaceDetector, FaceError, align_face, read_faces
     from mgcli.extract.pipeline import extract_modalities
     from mgcli.extract.report import ExtractReport, ModalityReport
+    from mgcli.extract.shard import Shard
     from mgcli.extract.skeleton import Skeleton, read_skeleton
     from mgcli.extract.skeleton_layouts import LAYOUTS, JointLayout, LayoutError, SkeletonError, joint_layout
     from mgcli.extract.source import add_sources
@@ -44,6 +46,7 @@ __all__ = [
     "BACKBONES",
     "DATASETS",
     "DEMO_POSE_SETTINGS",
+    "ENGINES",
     "LAYOUTS",
     "MODALITIES",
     "Backbone",
@@ -54,6 +57,7 @@ __all__ = [
     "DatasetProtocol",
     "DecodePlan",
     "DemoConfig",
+    "EngineError",
     "ExtractReport",
     "Face",
     "FaceDetector",
@@ -66,6 +70,7 @@ __all__ = [
     "PoseTrainReport",
     "Prepared",
     "PublishedWeights",
+    "Shard",
     "Skeleton",
     "SkeletonError",
     "VideoError",
@@ -108,10 +113,12 @@ __getattr__ = lazy_names(
         "catalogue": "describe_backbones describe_datasets describe_weights weights_are_here",
         "dataset": "DATASETS DatasetError DatasetProtocol choose_protocol load_dataset load_project_clips",
         "dataset_demo": "DEMO_POSE_SETTINGS DemoConfig make_demo pose_labels",
+        "engine": "ENGINES EngineError",
         "face": "Face FaceDetector FaceError align_face read_faces",
         "explain": "explain_extraction",
         "pipeline": "extract_modalities",
         "report": "ExtractReport ModalityReport",
+        "shard": "Shard",
         "skeleton": "Skeleton read_skeleton",
         "skeleton_layouts": "LAYOUTS JointLayout LayoutError SkeletonError joint_layout",
         "source": "add_sources",

@@ -26,7 +26,7 @@ class ModalityEmbedder:
         writer: FeatureWriter,
         *,
         batch_size: int,
-        on_clip: Callable[[], None],
+        on_clip: Callable[[ClipRequest, Failure | None], None],
     ) -> None:
         """Start with nothing done.
 
@@ -34,7 +34,7 @@ class ModalityEmbedder:
             backbone: of this modality.
             writer: of this modality's feature set.
             batch_size: inputs per forward pass, halved when memory runs out.
-            on_clip: called for each clip that is over, done or failed.
+            on_clip: called for each clip that is over, with what failed, if anything did.
         """
         self.num_done = 0
         self.failures: list[Failure] = []
@@ -61,7 +61,7 @@ class ModalityEmbedder:
         self._failed.add(request.number)
         self._unfinished.pop(request.number, None)
         self.failures.append(Failure(request.clip_id, stage, reason))
-        self._on_clip()
+        self._on_clip(request, self.failures[-1])
 
     def flush(self) -> None:
         """Run what waits for a batch, and commit if that is due."""
@@ -113,7 +113,7 @@ class ModalityEmbedder:
             self.fail(request, "tokens", str(error))
             return
         self.num_done += 1
-        self._on_clip()
+        self._on_clip(request, None)
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

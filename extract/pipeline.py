@@ -16,11 +16,14 @@ from typing import Any
 import pandas as pd
 import torch
 
-from mgcli.cache import GRID_KEY, LAYOUTS_KEY, FeatureCache, FeatureSet, Progress, warn
+from mgcli.cache import GRID_KEY, LAYOUTS_KEY, Failure, FeatureCache, FeatureSet, Progress, warn
 from mgcli.extract.backbone import Backbone
+from mgcli.extract.coordinate import coordinate
 from mgcli.extract.device import choose_batch_size, choose_decoder_threads, choose_device, choose_workers
 from mgcli.extract.embed import ModalityEmbedder
+from mgcli.extract.engine import choose_engine
 from mgcli.extract.face import load_detector
+from mgcli.extract.feed import Feed, Stage
 from mgcli.extract.inputs import ClipFailed, ClipRequest, InputReady, by_file, read_file
 from mgcli.extract.modality import (
     ModalityConfig,
@@ -33,6 +36,7 @@ from mgcli.extract.modality import (
 )
 from mgcli.extract.read_ahead import read_ahead
 from mgcli.extract.report import ExtractReport, ModalityReport
+from mgcli.extract.shard import Shard, files_of, share_of
 from mgcli.extract.source import add_sources
 
 _PROVENANCE_PACKAGES = ("mgcli", "torch", "torchvision", "timm", "av", "numpy")
@@ -52,6 +56,9 @@ def extract_modalities(
     batch_size: int | None = None,
     workers: int | None = None,
     device: str | None = None,
+    devices: Sequence[str] | None = None,
+    engine: str | None = None,
+    shard: Shard | None = None,
     task: str | None = None,
     protocol: str = "table",
     weights_dir: Path | None = None,
@@ -77,6 +84,9 @@ def extract_modalities(
         batch_size: inputs a forward pass; None suits the device.
         workers: videos decoded at once; 0 decodes between batches, None suits the machine.
         device: such as cpu or cuda:0; None takes a GPU where there is one.
+        devices: several of them, a process each, which share the videos.
+        engine: "ray" shares the videos among the machines of a Ray cluster; see `mgcli.extract.engine`.
+        shard: only this share of the videos; the others are for other machines.
         task: only the clips with a label of this task.
         protocol: name the clip table is kept under.
         weights_dir: folder that weights are looked for first.
@@ -86,26 +96,70 @@ def extract_modalities(
     Raises:
         MgcliError: something that concerns the whole run: an option, weights, the cache.
     """
+    if batch_size is not None:
+        choose_batch_size(batch_size, torch.device("cpu"))
+    extraction = Extraction(
+        configs=modality_configs(
+            modalities,
+            backbones=backbones,
+            tokens=tokens,
+            weights=weights,
+            options=options,
+            precision=precision,
+            store_dtype=store_dtype,
+            task=task,
+            protocol=protocol,
+            weights_dir=weights_dir,
+            download=download,
+        ),
+        protocol=protocol,
+        shard=shard,
+        batch_size=batch_size,
+        workers=workers,
+    )
+    chosen_engine = choose_engine(engine, devices, device)
+    table = add_sources(checked_clips(table))
+    if chosen_engine is not None:
+        return coordinate(cache, table, extraction, chosen_engine, show_progress=progress)
+    return run_extraction(cache, table, extraction, device=device, show_progress=progress)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extraction:
+    """What is asked of a run; a plain value, for every process that has a share in it."""
+
+    configs: Sequence[ModalityConfig]
+    protocol: str = "table"
+    shard: Shard | None = None
+    batch_size: int | None = None
+    workers: int | None = None
+
+
+def run_extraction(
+    cache: FeatureCache,
+    table: pd.DataFrame,
+    extraction: Extraction,
+    *,
+    device: str | None = None,
+    feed: Feed | None = None,
+    show_progress: bool = True,
+) -> ExtractReport:
+    """The run of this process: see `extract_modalities`.
+
+    Args:
+        cache: where tokens go.
+        table: the clips, with their sources.
+        extraction: what is asked for.
+        device: such as cpu or cuda:0; None takes a GPU where there is one.
+        feed: says which videos are this process's; None: all, and it shows progress and keeps the failures itself.
+        show_progress: on stderr.
+    """
     started = time.monotonic()
     chosen_device = choose_device(device)
-    batch_size = choose_batch_size(batch_size, chosen_device)
-    workers = choose_workers(workers)
-    configs = modality_configs(
-        modalities,
-        backbones=backbones,
-        tokens=tokens,
-        weights=weights,
-        options=options,
-        precision=precision,
-        store_dtype=store_dtype,
-        task=task,
-        protocol=protocol,
-        weights_dir=weights_dir,
-        download=download,
-    )
-    table = add_sources(checked_clips(table))
-    stages = _plan(cache, configs, table, chosen_device, protocol)
-    embedders, warnings = _run(stages, batch_size=batch_size, workers=workers, show_progress=progress)
+    batch_size = choose_batch_size(extraction.batch_size, chosen_device)
+    workers = choose_workers(extraction.workers)
+    stages = _plan(cache, extraction, table, chosen_device)
+    embedders, warnings = _run(stages, extraction.shard, feed, batch_size, workers, show_progress and feed is None)
     seconds = time.monotonic() - started
     reports = {
         stage.modality: ModalityReport(
@@ -118,28 +172,19 @@ def extract_modalities(
         )
         for stage in stages
     }
-    return ExtractReport(cache=cache.path, modalities=reports, warnings=warnings)
+    return ExtractReport(cache=cache.path, modalities=reports, warnings=warnings, shard=extraction.shard)
 
 
-@dataclass(frozen=True, eq=False)
-class _Stage:
-    """One modality of a run: what it is computed with, where to, and what is left to do."""
-
-    modality: str
-    backbone: Backbone
-    feature_set: FeatureSet
-    requests: list[ClipRequest]
-    num_skipped: int
-
-
-def _plan(
-    cache: FeatureCache, configs: Sequence[ModalityConfig], table: pd.DataFrame, device: torch.device, protocol: str
-) -> list[_Stage]:
+def _plan(cache: FeatureCache, extraction: Extraction, table: pd.DataFrame, device: torch.device) -> list[Stage]:
     """Make every backbone and find out what the cache lacks; it is not touched before all of them are made."""
+    configs = extraction.configs
     clips = [clips_of(config, table) for config in configs]
     backbones = [make_backbone(config, of_it, device) for config, of_it in zip(configs, clips, strict=True)]
     specs = [make_spec(config, backbone) for config, backbone in zip(configs, backbones, strict=True)]
-    cache.write_clips(table, protocol)
+    cache.write_clips(table, extraction.protocol)
+    if extraction.shard is not None:
+        share = share_of(clips, extraction.shard)
+        clips = [of_it[[file in share for file in files_of(of_it)]] for of_it in clips]
     stages = []
     num_requests = 0
     for spec, backbone, of_it in zip(specs, backbones, clips, strict=True):
@@ -148,12 +193,12 @@ def _plan(
         if backbone.reads == "face" and any(request.face is None for request in requests):
             load_detector(backbone.detector, device)  # its weights are missing for all clips or for none
         num_requests += len(requests)
-        stages.append(_Stage(spec.modality, backbone, feature_set, requests, len(of_it) - len(requests)))
+        stages.append(Stage(spec.modality, backbone, feature_set, requests, len(of_it) - len(requests)))
     return stages
 
 
 def _run(
-    stages: Sequence[_Stage], *, batch_size: int, workers: int, show_progress: bool
+    stages: Sequence[Stage], shard: Shard | None, feed: Feed | None, batch_size: int, workers: int, show_progress: bool
 ) -> tuple[dict[str, ModalityEmbedder], list[str]]:
     """Read, embed and write all that is left to do; give each modality's embedder with its counts, and warnings."""
     requests = [request for stage in stages for request in stage.requests]
@@ -161,33 +206,42 @@ def _run(
     warnings: list[str] = []
     num_inputs = 0
     with ExitStack() as stack:
+        jobs = by_file(requests) if feed is None else feed.jobs(stages)
         bar = stack.enter_context(Progress("extract", len(requests), unit="clip", shown=show_progress))
         for stage in stages:
             writer = stack.enter_context(stage.feature_set.writer())
-            embedder = ModalityEmbedder(stage.backbone, writer, batch_size=batch_size, on_clip=bar.step)
+            on_clip = partial(_clip_over, bar) if feed is None else feed.clip_over
+            embedder = ModalityEmbedder(stage.backbone, writer, batch_size=batch_size, on_clip=on_clip)
             embedders[stage.modality] = embedder
-            stack.callback(_write_failures, stage.feature_set, embedder)
+            if feed is None:
+                stack.callback(_write_failures, stage.feature_set, embedder, shard)
         read = partial(read_file, decoder_threads=choose_decoder_threads(workers))
         lookahead = max(2, 2 * batch_size // max(1, workers))  # two batches ready, among all workers
-        events = stack.enter_context(closing(read_ahead(by_file(requests), read, workers=workers, lookahead=lookahead)))
+        events = stack.enter_context(closing(read_ahead(jobs, read, workers=workers, lookahead=lookahead)))
         for event in events:
             embedder = embedders[event.request.modality]
             if isinstance(event, InputReady):
                 embedder.add(event)
                 num_inputs += 1
                 bar.step(f"{num_inputs} inputs", 0)
+                if feed is not None:
+                    feed.sign_of_life()
             elif isinstance(event, ClipFailed):
                 embedder.fail(event.request, event.stage, event.reason)
             else:
                 warnings.append(f"clip {event.request.clip_id!r}: {event.message}")
-                warn(warnings[-1])
+                (warn if feed is None else feed.warning)(warnings[-1])
         for embedder in embedders.values():
             embedder.flush()
     return embedders, warnings
 
 
-def _write_failures(feature_set: FeatureSet, embedder: ModalityEmbedder) -> None:
-    feature_set.write_failures(embedder.failures)
+def _clip_over(bar: Progress, request: ClipRequest, failure: Failure | None) -> None:
+    bar.step()
+
+
+def _write_failures(feature_set: FeatureSet, embedder: ModalityEmbedder, shard: Shard | None) -> None:
+    feature_set.write_failures(embedder.failures, None if shard is None else (shard.index, shard.count))
 
 
 def _provenance(device: torch.device, backbone: Backbone) -> dict[str, Any]:

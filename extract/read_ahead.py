@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ _POLL_S = 0.1  # how often a thread that waits for room looks whether it should 
 
 
 def read_ahead(
-    jobs: Sequence[Job], read: Callable[[Job], Iterator[Item]], *, workers: int, lookahead: int
+    jobs: Iterable[Job], read: Callable[[Job], Iterator[Item]], *, workers: int, lookahead: int
 ) -> Generator[Item, None, None]:
     """All items of the first job, then all of the second, ... whatever the number of workers.
 
     Args:
-        jobs: what there is to read.
+        jobs: what there is to read, each taken when it is about to be read.
         read: gives the items of one job; runs in a worker's thread.
         workers: jobs read at once; 0 reads them one by one in the caller's thread.
         lookahead: items that each worker may be ahead of the caller.

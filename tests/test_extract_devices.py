@@ -1,0 +1,166 @@
+"""A run of several processes on one machine: the same tokens, whatever happens to a process on the way."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from many_clips import NUM_CLIPS, TINY, check_equal, local_tokens, make_many_clips
+from tiny_media import make_video
+
+from mgcli.cache import FeatureCache, open_cache, verify_cache
+from mgcli.extract import BackboneError, EngineError, ExtractReport, Shard, extract_modalities
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    return make_many_clips(tmp_path_factory.mktemp("media"))
+
+
+@pytest.fixture(scope="module")
+def expected(table: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    return local_tokens(table, tmp_path_factory.mktemp("local") / "features")
+
+
+def extract(cache: FeatureCache, table: pd.DataFrame, **options: Any) -> ExtractReport:
+    return extract_modalities(cache, table, ["video"], **(TINY | {"devices": ["cpu", "cpu"]} | options))
+
+
+def when(happened: Callable[[], bool], do: Callable[[], object]) -> threading.Thread:
+    """Do something, once, as soon as something else has happened."""
+
+    def watch() -> None:
+        until = time.monotonic() + 120
+        while not happened() and time.monotonic() < until:
+            time.sleep(0.02)
+        do()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
+
+
+def num_committed(path: Path) -> int:
+    cache = open_cache(path)
+    return len(cache.feature_set("video")) if cache.feature_sets() else 0
+
+
+def make_deaths(folder: Path, count: int) -> dict[str, Any]:
+    """Options of a run whose processes are killed that many times, each at its fifth batch."""
+    folder.mkdir()
+    for number in range(count):
+        (folder / str(number)).touch()
+    return {"backbones": {"video": "tiny_backbones:MortalVideo"}, "options": {"video": {"deaths": str(folder)}}}
+
+
+def test_two_processes_give_the_tokens_of_one(
+    tmp_path: Path, table: pd.DataFrame, expected: dict[str, np.ndarray]
+) -> None:
+    cache = open_cache(tmp_path / "features", create=True)
+    report = extract(cache, table).modalities["video"]
+    assert (report.done, report.skipped, report.failed) == (NUM_CLIPS, 0, 0)
+    check_equal(cache, expected)
+    again = extract(cache, table, shard=Shard(1, 4)).modalities["video"]
+    assert (again.done, again.failed) == (0, 0)
+    assert 20 <= again.skipped <= 80
+    assert not list(cache.path.glob(".tmp-*"))
+
+
+def test_the_clips_of_a_process_that_is_killed_are_done_by_others(
+    tmp_path: Path, table: pd.DataFrame, expected: dict[str, np.ndarray]
+) -> None:
+    cache = open_cache(tmp_path / "features", create=True, format="zarr")
+    report = extract(cache, table, **make_deaths(tmp_path / "deaths", 2))
+    assert (report.modalities["video"].done, report.failed) == (NUM_CLIPS, 0)
+    lost = [warning for warning in report.warnings if "was ended by SIGKILL; was there memory enough?" in warning]
+    assert len(lost) == 2
+    check_equal(cache, expected)
+
+
+def test_a_video_that_kills_every_process_is_given_up_and_the_others_are_done(tmp_path: Path) -> None:
+    rows = [
+        {"clip_id": f"{number}/{k}", "video": str(make_video(tmp_path / f"{number}.mp4", 1, first_number=number))}
+        for number in (0, 200, 220, 240)
+        for k in range(3)
+    ]
+    cache = open_cache(tmp_path / "features", create=True)
+    report = extract(cache, pd.DataFrame(rows), backbones={"video": "tiny_backbones:PoisonedVideo"}, devices=["cpu"])
+    assert (report.modalities["video"].done, report.failed) == (9, 3)
+    failures = cache.feature_set("video").failures()
+    assert sorted(failures["clip_id"]) == ["0/0", "0/1", "0/2"]
+    assert set(failures["stage"]) == {"worker"}
+    assert "3 workers died over" in failures["reason"][0]
+    assert "0.mp4" in failures["reason"][0]
+    assert "ended by SIGKILL" in failures["reason"][0]
+
+
+def test_a_bug_in_a_backbone_keeps_its_traceback_and_the_whole_clips(tmp_path: Path, table: pd.DataFrame) -> None:
+    cache = open_cache(tmp_path / "features", create=True)
+    with pytest.raises(ZeroDivisionError, match="a bug in a user's backbone") as caught:
+        extract(cache, table, backbones={"video": "tiny_backbones:ScreamingVideo"}, batch_size=3)
+    assert "tiny_backbones.py" in caught.value.__notes__[0]
+    assert num_committed(cache.path) >= 6
+    assert verify_cache(cache).ok
+
+
+def test_what_all_processes_say_is_said_once(tmp_path: Path, table: pd.DataFrame) -> None:
+    cache = open_cache(tmp_path / "features", create=True)
+    with pytest.raises(BackboneError, match=r"^tiny_video has no option 'num_frame'; did you mean 'num_frames'\?"):
+        extract(cache, table, options={"video": {"num_frame": 3}})
+    assert cache.feature_sets() == []
+
+
+def test_failed_clips_and_warnings_come_from_all_processes(tmp_path: Path, table: pd.DataFrame) -> None:
+    late = {"start_s": 50.0, "end_s": 51.0}
+    broken = table.assign(clip_id="late/" + table["clip_id"], **late).iloc[::20]
+    gone = table.assign(video=str(tmp_path / "gone.mp4"), clip_id="gone/" + table["clip_id"]).iloc[::50]
+    whole = table.drop_duplicates("video")
+    cache = open_cache(tmp_path / "features", create=True)
+    report = extract(cache, pd.concat([broken, gone, whole]))
+    assert (report.modalities["video"].done, report.failed) == (10, 14)
+    failures = cache.feature_set("video").failures()
+    assert sorted(failures["clip_id"]) == sorted([*broken["clip_id"], *gone["clip_id"]])
+    assert extract(cache, whole).failed == 0
+    assert len(cache.feature_set("video").failures()) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"devices": ["cpu", "cuda:99"]}, r"no device 'cuda:99' on this machine: it has \w+ GPU"),
+        ({"devices": ["0", "99"]}, r"no device 'cuda:\d+' on this machine: it has \w+ GPU"),
+        ({"devices": ["abacus"]}, "no device 'abacus' here"),
+        ({"devices": []}, "no devices are named; give some, such as 0,1 or cpu,cpu"),
+        ({"device": "cpu"}, "one device or several devices"),
+        ({"devices": None, "engine": "rey"}, "unknown engine 'rey'; known: ray"),
+        ({"engine": "ray"}, "Ray gives each worker its device"),
+    ],
+)
+def test_workers_that_cannot_be_are_refused_before_any_work(
+    options: dict[str, Any], message: str, tmp_path: Path, table: pd.DataFrame
+) -> None:
+    cache = open_cache(tmp_path / "features", create=True)
+    with pytest.raises(EngineError, match=message):
+        extract(cache, table, **options)
+    assert cache.feature_sets() == []
+
+
+def test_ctrl_c_ends_all_processes_and_keeps_what_is_whole(tmp_path: Path, table: pd.DataFrame) -> None:
+    cache = open_cache(tmp_path / "features", create=True)
+    slow = {"video": {"delay_s": 0.1}}
+    interrupt = when(lambda: num_committed(cache.path) > 5, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        extract(cache, table, options=slow)
+    interrupt.join()
+    assert not multiprocessing.active_children()
+    assert 5 < num_committed(cache.path) < NUM_CLIPS
+    assert verify_cache(cache).ok
