@@ -55,7 +55,7 @@ def num_committed(path: Path) -> int:
 
 
 def make_deaths(folder: Path, count: int) -> dict[str, Any]:
-    """Options of a run whose processes are killed that many times, each at its fifth batch."""
+    """Options of a run whose processes are killed that many times, each at its twentieth batch."""
     folder.mkdir()
     for number in range(count):
         (folder / str(number)).touch()

@@ -100,7 +100,7 @@ class ScreamingVideo(TinyVideo):
 
 
 class MortalVideo(TinyVideo):
-    """Kills its process at its fifth batch, as often as there are files in the folder `deaths`: one goes each time."""
+    """Kills its process at its twentieth batch, as often as there are files in the folder `deaths`: one goes each time."""
 
     name = "mortal_video"
     batches = 0
@@ -112,7 +112,7 @@ class MortalVideo(TinyVideo):
     def forward(self, inputs: Tensor) -> Tensor:
         self.batches += 1
         death = next(self.deaths.iterdir(), None)
-        if self.batches == 5 and death is not None:
+        if self.batches == 20 and death is not None:
             with suppress(FileNotFoundError):  # another process had it
                 death.unlink()
                 os.kill(os.getpid(), signal.SIGKILL)
