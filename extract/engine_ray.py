@@ -17,7 +17,7 @@ import re
 import socket
 import sys
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,13 +60,19 @@ class RayEngine(Engine):
         except ImportError:
             raise EngineError("--engine ray needs Ray, here and on every machine: pip install 'mgcli[ray]'") from None
         self._ray: Any = ray
-        self._own_connection = not ray.is_initialized()
-        if self._own_connection:
-            _join(ray)
+        self._exit = ExitStack()
+        self._exit.enter_context(redirect_stdout(sys.stderr))  # Ray prints what it hears of workers that die
+        try:
+            if not ray.is_initialized():
+                _join(ray)
+                self._exit.callback(ray.shutdown)
+            self._places = _places(ray.nodes(), with_gpus=device is None or device.startswith("cuda"))
+            if not self._places:
+                raise EngineError("the Ray cluster has no machine with room for a worker; see `ray status`")
+        except BaseException:
+            self._exit.close()
+            raise
         self._device = device
-        self._places = _places(ray.nodes(), with_gpus=device is None or device.startswith("cuda"))
-        if not self._places:
-            raise EngineError("the Ray cluster has no machine with room for a worker; see `ray status`")
         self.slots = [f"{place.host} (worker {place.index})" for place in self._places]
         self._actors: dict[int, Any] = {}
         self._heard: dict[Any, int] = {}  # what is to be the next message of a worker -> its slot
@@ -120,8 +126,7 @@ class RayEngine(Engine):
     def close(self) -> None:
         for slot in list(self._actors):
             self._end(slot)
-        if self._own_connection:
-            self._ray.shutdown()
+        self._exit.close()
 
     def _listen(self, slot: int) -> None:
         self._heard[self._actors[slot].listen.remote()] = slot
@@ -215,10 +220,11 @@ def _places(nodes: list[dict[str, Any]], with_gpus: bool) -> list[_Place]:
 
 
 def _death(error: Exception) -> str:
-    """What Ray says of a worker that is gone, in a line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if re.match(r"(The actor (died|is dead)|Worker exit|.*Error: |.*node.*dead)", line)]
-    return f"its Ray actor is gone: {(told or lines or [type(error).__name__])[0]}"
+    """What Ray says of a worker that is gone, in a line: the error that it died of, or what Ray knows."""
+    lines = [line.strip() for line in re.sub(r"\x1b\[\d*m", "", str(error)).splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception): ", line)]
+    known = [line for line in lines if line.startswith("The actor ")]
+    return f"its Ray actor is gone: {(errors[-1:] or known or lines or [type(error).__name__])[0].rstrip('.')}"
 
 
 def _unpickled(content: bytes) -> Any:

@@ -44,8 +44,11 @@ def local_tokens(table: pd.DataFrame, folder: Path) -> dict[str, np.ndarray]:
 
 
 def tokens_of(cache: FeatureCache, modality: str = "video") -> dict[str, np.ndarray]:
+    """Clip -> tokens, of all that a cache holds."""
     feature_set = cache.feature_set(modality)
-    return {clip_id: feature_set.load([clip_id])[0].copy() for clip_id in feature_set.clips()["clip_id"]}
+    clip_ids = feature_set.clips()["clip_id"].tolist()
+    tokens, offsets = feature_set.load(clip_ids)
+    return {clip_id: tokens[offsets[i] : offsets[i + 1]].copy() for i, clip_id in enumerate(clip_ids)}
 
 
 def check_equal(cache: FeatureCache, expected: dict[str, np.ndarray]) -> None:

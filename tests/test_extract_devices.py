@@ -18,7 +18,11 @@ from many_clips import NUM_CLIPS, TINY, check_equal, local_tokens, make_many_cli
 from tiny_media import make_video
 
 from mgcli.cache import FeatureCache, open_cache, verify_cache
-from mgcli.extract import BackboneError, EngineError, ExtractReport, Shard, extract_modalities
+from mgcli.extract import BackboneError, EngineError, ExtractReport, Shard, add_sources, extract_modalities
+from mgcli.extract.engine import Ended, FileWork, Message, WorkerTask
+from mgcli.extract.modality import modality_configs
+from mgcli.extract.pipeline import Extraction
+from mgcli.extract.worker import WorkerFeed, work
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +168,27 @@ def test_ctrl_c_ends_all_processes_and_keeps_what_is_whole(tmp_path: Path, table
     assert not multiprocessing.active_children()
     assert 5 < num_committed(cache.path) < NUM_CLIPS
     assert verify_cache(cache).ok
+
+
+def last_word(task: WorkerTask, given: list[FileWork | None]) -> Ended:
+    """What a worker ends with that is given these files."""
+    said: list[Message] = []
+    feed = WorkerFeed(task.name, said.append)
+    for file in given:
+        feed.answer(file)
+    work(task, feed)
+    assert isinstance(said[-1], Ended)
+    return said[-1]
+
+
+def test_a_worker_that_sees_another_cache_or_no_data_says_so(tmp_path: Path, table: pd.DataFrame) -> None:
+    cache = open_cache(tmp_path / "features", create=True)
+    configs = modality_configs(["video"], backbones=TINY["backbones"], weights="random:0", precision="float32")
+    task = WorkerTask("far away", str(cache.path), "marker", add_sources(table), Extraction(configs=configs), "cpu")
+    message = f"the cache {cache.path} that far away sees is not the one of the run; it must lie on a disk"
+    assert str(last_word(task, [None]).error).startswith(message)
+    (cache.path / "marker").touch()
+    assert last_word(task, [None]).error is None
+    unseen = FileWork(str(tmp_path / "gone.mp4"), True, 1.0, {("video", "v0/0"): "0" * 16})
+    message = f"far away does not see {tmp_path / 'gone.mp4'}, which is there where the run was started"
+    assert str(last_word(task, [unseen]).error).startswith(message)

@@ -100,7 +100,7 @@ class ScreamingVideo(TinyVideo):
 
 
 class MortalVideo(TinyVideo):
-    """Kills its process at its twentieth batch, as often as there are files in the folder `deaths`: one goes each time."""
+    """Kills its process at its twentieth batch, once for each file in the folder `deaths`, which goes with it."""
 
     name = "mortal_video"
     batches = 0
