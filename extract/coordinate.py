@@ -34,6 +34,7 @@ from mgcli.extract.engine import (
     WorkerTask,
 )
 from mgcli.extract.report import ExtractReport, ModalityReport
+from mgcli.extract.source import add_sources
 
 if TYPE_CHECKING:
     from mgcli.extract.pipeline import Extraction
@@ -50,7 +51,7 @@ def coordinate(
 
     Args:
         cache: where tokens go; all workers must see the same one.
-        table: the clips, with their sources.
+        table: the clips, checked.
         extraction: what is asked for.
         engine: where the workers are; closed at the end.
         show_progress: of the whole run, on stderr.
@@ -63,7 +64,8 @@ def coordinate(
     with ExitStack() as stack:
         stack.callback(engine.close)
         marker = stack.enter_context(_marked(cache))
-        run = _Run(cache, table, extraction, engine, marker, show_progress)
+        task = WorkerTask("", str(cache.path), marker, add_sources(table), extraction, None)
+        run = _Run(cache, task, engine, show_progress)
         stack.callback(run.close)
         try:
             run.work()
@@ -97,18 +99,10 @@ class _Slot:
 
 
 class _Run:
-    def __init__(
-        self,
-        cache: FeatureCache,
-        table: pd.DataFrame,
-        extraction: Extraction,
-        engine: Engine,
-        marker: str,
-        show_progress: bool,
-    ) -> None:
-        self._cache, self._extraction, self._engine = cache, extraction, engine
-        self._task = WorkerTask("", str(cache.path), marker, table, extraction, None)
-        self._show_progress = show_progress
+    """The state of a run: which worker has what, and what is left."""
+
+    def __init__(self, cache: FeatureCache, task: WorkerTask, engine: Engine, show_progress: bool) -> None:
+        self._cache, self._task, self._engine, self._show_progress = cache, task, engine, show_progress
         self._slots = [_Slot() for _ in engine.slots]
         self._plan: Planned | None = None
         self._planner = ""  # whose plan it is
@@ -154,7 +148,7 @@ class _Run:
             self._bar.__exit__(None, None, None)
         if self._plan is None:
             return
-        shard = self._extraction.shard
+        shard = self._task.extraction.shard
         for each in self._plan.modalities:
             failures = [failure for (modality, _), failure in self._failures.items() if modality == each.modality]
             feature_set = self._cache.named_set(each.feature_set)
@@ -177,7 +171,7 @@ class _Run:
             for each in self._plan.modalities
         }
         return ExtractReport(
-            cache=self._cache.path, modalities=reports, warnings=self._warnings, shard=self._extraction.shard
+            cache=self._cache.path, modalities=reports, warnings=self._warnings, shard=self._task.extraction.shard
         )
 
     def _start_workers(self) -> None:

@@ -96,8 +96,6 @@ def extract_modalities(
     Raises:
         MgcliError: something that concerns the whole run: an option, weights, the cache.
     """
-    if batch_size is not None:
-        choose_batch_size(batch_size, torch.device("cpu"))
     extraction = Extraction(
         configs=modality_configs(
             modalities,
@@ -118,7 +116,7 @@ def extract_modalities(
         workers=workers,
     )
     chosen_engine = choose_engine(engine, devices, device)
-    table = add_sources(checked_clips(table))
+    table = checked_clips(table)
     if chosen_engine is not None:
         return coordinate(cache, table, extraction, chosen_engine, show_progress=progress)
     return run_extraction(cache, table, extraction, device=device, show_progress=progress)
@@ -148,16 +146,19 @@ def run_extraction(
 
     Args:
         cache: where tokens go.
-        table: the clips, with their sources.
+        table: the clips, checked; with their sources where there is a feed.
         extraction: what is asked for.
         device: such as cpu or cuda:0; None takes a GPU where there is one.
-        feed: says which videos are this process's; None: all, and it shows progress and keeps the failures itself.
+        feed: chooses the videos of this process, and hears of progress and failures; None: it does all, and keeps
+            the list of failures itself.
         show_progress: on stderr.
     """
     started = time.monotonic()
     chosen_device = choose_device(device)
     batch_size = choose_batch_size(extraction.batch_size, chosen_device)
     workers = choose_workers(extraction.workers)
+    if feed is None:
+        table = add_sources(table)
     stages = _plan(cache, extraction, table, chosen_device)
     embedders, warnings = _run(stages, extraction.shard, feed, batch_size, workers, show_progress and feed is None)
     seconds = time.monotonic() - started
