@@ -10,8 +10,12 @@ from dataclasses import dataclass
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING
 
 from mgcli.extract.engine import Ended, Engine, EngineError, FileWork, Lost, Message, WorkerTask, share_of_cores
+
+if TYPE_CHECKING:
+    from mgcli.extract.worker import WorkerFeed
 
 _LEAVE_S = 30.0  # to go, after the last word
 _STOP = "stop"
@@ -146,13 +150,11 @@ def _main(line: Connection) -> None:
     work(task, feed)
 
 
-def _listen(line: Connection, feed: object) -> None:
-    from mgcli.extract.worker import WorkerFeed
-
-    assert isinstance(feed, WorkerFeed)
+def _listen(line: Connection, feed: WorkerFeed) -> None:
+    """Hand answers on, until the run is to stop or its first process is gone."""
     try:
         while (message := line.recv()) != _STOP:
             feed.answer(message)
     except (EOFError, OSError):
-        pass  # the first process is gone
+        pass
     feed.stop()

@@ -12,6 +12,7 @@ for a user's own backbones that lie on the shared disk.
 from __future__ import annotations
 
 import os
+import pickle
 import queue
 import re
 import socket
@@ -156,7 +157,7 @@ class RayWorker:
         with share_of_cores(index, count):
             from mgcli.extract.worker import WorkerFeed, work  # torch loads here
 
-            told: WorkerTask = _unpickled(task)
+            told: WorkerTask = pickle.loads(task)
             self._feed = WorkerFeed(told.name, self._messages.put)
             threading.Thread(target=work, args=(told, self._feed), daemon=True).start()
 
@@ -225,9 +226,3 @@ def _death(error: Exception) -> str:
     errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception): ", line)]
     known = [line for line in lines if line.startswith("The actor ")]
     return f"its Ray actor is gone: {(errors[-1:] or known or lines or [type(error).__name__])[0].rstrip('.')}"
-
-
-def _unpickled(content: bytes) -> Any:
-    import pickle
-
-    return pickle.loads(content)
