@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from mgcli.cache import MgcliError, Progress, check_clip_table, writing
 from mgcli.extract.backbone import Backbone, Prepared
+from mgcli.extract.decoder import InlineDecoders
 from mgcli.extract.device import choose_workers
 from mgcli.extract.inputs import ClipFailed, InputReady, by_file, read_file
 from mgcli.extract.modality import clip_requests
@@ -167,8 +169,9 @@ def _read(table: pd.DataFrame, workers: int, progress: bool) -> ReadTime:
     with_sources = add_sources(table)
     known = time.perf_counter()
     requests = clip_requests(with_sources, _Joints(), modality="pose")
+    read = partial(read_file, decoders=InlineDecoders())  # no video is read
     with Progress("skeletons", len(requests), unit="clip", shown=progress) as bar:
-        for event in read_ahead(by_file(requests), read_file, workers=workers, lookahead=16):
+        for event in read_ahead(by_file(requests), read, workers=workers, lookahead=16):
             if isinstance(event, ClipFailed):
                 raise MgcliError(f"clip {event.request.clip_id}: {event.reason}")
             if isinstance(event, InputReady):

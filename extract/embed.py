@@ -57,7 +57,7 @@ class ModalityEmbedder:
         *,
         batch_size: int,
         compiled: bool,
-        on_clip: Callable[[], None],
+        on_clip: Callable[[ClipRequest, Failure | None], None],
     ) -> None:
         """Start with nothing done.
 
@@ -67,10 +67,8 @@ class ModalityEmbedder:
             behind: writes.
             batch_size: inputs per forward pass, halved when memory runs out.
             compiled: run the network through torch.compile.
-            on_clip: called for each clip that is over, done or failed.
+            on_clip: called for each clip that is over, with what failed, if anything did.
         """
-        self.num_done = 0
-        self.failures: list[Failure] = []
         self.device_s = 0.0  # that the device was at work
         self.waited_s = 0.0  # that this thread waited for it
         self._backbone = backbone
@@ -101,8 +99,7 @@ class ModalityEmbedder:
             return
         self._failed.add(request.number)
         self._unfinished.pop(request.number, None)
-        self.failures.append(Failure(request.clip_id, stage, reason))
-        self._on_clip()
+        self._on_clip(request, Failure(request.clip_id, stage, reason))
 
     def flush(self) -> None:
         """Run what waits for a batch, and hand all whole clips to the writer."""
@@ -111,14 +108,13 @@ class ModalityEmbedder:
             self._collect_oldest()
 
     def settle(self) -> None:
-        """Count the clips that the writer has taken since the last call."""
+        """Tell of the clips that the writer has taken since the last call."""
         while self._written:
             request, fault = self._written.popleft()
             if fault:
                 self.fail(request, "tokens", fault)
             else:
-                self.num_done += 1
-                self._on_clip()
+                self._on_clip(request, None)
 
     def _launch_batch(self) -> None:
         batch, self._batch = [ready for ready in self._batch if ready.request.number not in self._failed], []
