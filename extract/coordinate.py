@@ -1,8 +1,6 @@
-"""One run, many workers: hands out the videos, takes back those of a worker that is lost, and reports for all.
+"""One run, many workers: starts them, hands out the videos, replaces workers that are lost, and reports for all.
 
-What counts is the cache: when a worker dies, those of its clips that no part holds go to others, whatever it had said
-of them. A video that was in hand when a worker died is suspected of having killed it: the second time it is tried by a
-worker of its own, and if that one dies too its clips are reported as failed.
+`handout.py` says which video goes to whom.
 """
 
 from __future__ import annotations
@@ -10,11 +8,10 @@ from __future__ import annotations
 import secrets
 import sys
 import time
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -22,7 +19,6 @@ import pandas as pd
 from mgcli.cache import Failure, FeatureCache, MgcliError, Progress, warn, writing
 from mgcli.extract.engine import (
     Asking,
-    ClipKey,
     ClipsOver,
     Ended,
     Engine,
@@ -34,6 +30,7 @@ from mgcli.extract.engine import (
     Warned,
     WorkerTask,
 )
+from mgcli.extract.handout import Handout
 from mgcli.extract.report import ExtractReport, ModalityReport
 from mgcli.extract.run_clock import RunProfile, all_together
 from mgcli.extract.source import add_sources
@@ -41,7 +38,6 @@ from mgcli.extract.source import add_sources
 if TYPE_CHECKING:
     from mgcli.extract.plan import Extraction
 
-MOST_DEATHS = 3  # of workers over one video, until its clips are given up
 _POLL_S = 0.5
 _STOP_S = 60.0  # for workers to commit what is whole, after Ctrl-C or an error
 
@@ -110,11 +106,8 @@ class _Run:
         self._slots = [_Slot() for _ in engine.slots]
         self._plan: Planned | None = None
         self._planner = ""  # whose plan it is
-        self._queue: deque[FileWork] = deque()
-        self._suspects: deque[FileWork] = deque()
+        self._handout = Handout(cache)
         self._done: list[FileWork] = []  # of workers that ended well
-        self._deaths: Counter[str] = Counter()  # file -> workers that died over it
-        self._failures: dict[ClipKey, Failure] = {}
         self._errors: list[tuple[str, MgcliError]] = []  # worker, why it cannot take part
         self._profiles: list[tuple[int, RunProfile]] = []  # slot, what its worker did
         self._planned_at = 0.0
@@ -129,12 +122,12 @@ class _Run:
                 break
             for number, message in self._engine.wait(_POLL_S):
                 self._take(number, message)
-        if self._plan is None or self._queue or self._suspects:
+        if self._plan is None or self._handout.left:
             raise self._nobody_left()
-        for file in self._not_committed(self._done):
+        for file in self._handout.not_committed(self._done):
             for modality, clip_id in file.clips:
                 reason = f"a worker did it, but the cache {self._cache.path} does not hold it; run the command again"
-                self._failures[modality, clip_id] = Failure(clip_id, "commit", reason)
+                self._handout.failures[modality, clip_id] = Failure(clip_id, "commit", reason)
 
     def stop(self) -> None:
         """Let the workers commit what is whole; what they still say of failures counts."""
@@ -156,7 +149,8 @@ class _Run:
             return
         shard = self._task.extraction.shard
         for each in self._plan.modalities:
-            failures = [failure for (modality, _), failure in self._failures.items() if modality == each.modality]
+            failed = self._handout.failures.items()
+            failures = [failure for (modality, _), failure in failed if modality == each.modality]
             feature_set = self._cache.named_set(each.feature_set)
             feature_set.write_failures(failures, None if shard is None else (shard.index, shard.count))
 
@@ -164,7 +158,7 @@ class _Run:
         """What all workers did together."""
         assert self._plan is not None
         planned = Counter(modality for file in self._plan.files for modality, _ in file.clips)
-        failed = Counter(modality for modality, _ in self._failures)
+        failed = Counter(modality for modality, _ in self._handout.failures)
         profiles = [profile for _, profile in self._profiles]
         devices = len({number for number, _ in self._profiles})
         reports = {
@@ -188,7 +182,7 @@ class _Run:
 
     def _start_workers(self) -> None:
         """A worker in every free slot, as long as there is a file for each."""
-        wanted = len(self._slots) if self._plan is None else len(self._queue) + len(self._suspects)
+        wanted = len(self._slots) if self._plan is None else len(self._handout.left)
         for number, slot in enumerate(self._slots):
             if wanted > 0 and slot.usable and not slot.running:
                 task = replace(self._task, name=self._engine.slots[number], device=self._engine.device(number))
@@ -238,7 +232,7 @@ class _Run:
         self._plan, self._planner, self._planned_at = plan, worker, time.monotonic()
         for note in plan.notes:
             print(note, file=sys.stderr)
-        self._queue.extend(sorted(plan.files, key=lambda file: -file.work_s))  # so that none is left over at the end
+        self._handout.fill(plan)
         total = sum(len(file.clips) for file in plan.files)
         self._bar = Progress("extract", total, unit="clip", shown=self._show_progress)
         self._bar.__enter__()
@@ -250,21 +244,16 @@ class _Run:
     def _next_file(self, slot: _Slot) -> FileWork | None:
         if slot.last:
             return None
-        if self._suspects and not slot.in_hand:
-            slot.last = True
-            file = self._suspects.popleft()
-        elif self._queue:
-            file = self._queue.popleft()
-        else:
-            return None
-        slot.in_hand.append(file)
+        file, slot.last = self._handout.next_file(has_none=not slot.in_hand)
+        if file is not None:
+            slot.in_hand.append(file)
         return file
 
     def _note_over(self, slot: _Slot, over: ClipsOver) -> None:
         slot.num_over += over.num_over
         slot.lately = over.lately or slot.lately
         for modality, failure in over.failures:
-            self._failures[modality, failure.clip_id] = failure
+            self._handout.failures[modality, failure.clip_id] = failure
         self._step(over.num_over)
 
     def _step(self, count: int) -> None:
@@ -296,48 +285,16 @@ class _Run:
         self._warn(f"{name} is lost: {reason}; {num_back} of its clips are done again")
 
     def _take_back(self, slot: _Slot, death: str) -> int:
-        """Put what a worker did not commit back into the queue; after a death each file is a suspect."""
+        """Have what a worker did not commit done by others; how many clips that are."""
         files, slot.in_hand = slot.in_hand, []
-        left = self._not_committed(files)
-        num_clips = sum(len(file.clips) for file in files)
-        num_back = sum(len(file.clips) for file in left)
-        self._step(num_clips - num_back - slot.num_over)
-        for file in reversed(left):
-            self._deaths[file.file] += bool(death)
-            if self._deaths[file.file] >= MOST_DEATHS:
-                reason = f"{MOST_DEATHS} workers died over {file.file}; the last one {death}"
-                for modality, clip_id in file.clips:
-                    self._failures[modality, clip_id] = Failure(clip_id, "worker", reason)
-                self._step(len(file.clips))
-                num_back -= len(file.clips)
-            elif self._deaths[file.file] == MOST_DEATHS - 1:
-                self._suspects.append(file)
-            else:
-                self._queue.appendleft(file)
+        num_back = self._handout.take_back(files, death)
+        num_over = sum(len(file.clips) for file in files) - num_back
+        self._step(num_over - slot.num_over)
         return num_back
-
-    def _not_committed(self, files: Sequence[FileWork]) -> list[FileWork]:
-        """These files with those of their clips that have not failed, and that no part holds."""
-        assert self._plan is not None or not files
-        open_clips = {
-            (modality, clip_id): source
-            for file in files
-            for (modality, clip_id), source in file.clips.items()
-            if (modality, clip_id) not in self._failures
-        }
-        missing: set[ClipKey] = set()
-        names = {} if self._plan is None else {each.modality: each.feature_set for each in self._plan.modalities}
-        for modality, group in groupby(sorted(open_clips), key=lambda key: key[0]):
-            keys = list(group)
-            feature_set = self._cache.named_set(names[modality])
-            held = feature_set.holds([clip_id for _, clip_id in keys], [open_clips[key] for key in keys])
-            missing |= {key for key, is_held in zip(keys, held, strict=True) if not is_held}
-        left = [replace(file, clips={key: file.clips[key] for key in file.clips if key in missing}) for file in files]
-        return [file for file in left if file.clips]
 
     def _nobody_left(self) -> MgcliError:
         """Why the run cannot go on: what all workers say, or that they are gone."""
-        num_left = sum(len(file.clips) for file in (*self._queue, *self._suspects))
+        num_left = sum(len(file.clips) for file in self._handout.left)
         reasons = list(dict.fromkeys(str(error) for _, error in self._errors))
         if self._plan is None and len(reasons) == 1:
             return self._errors[0][1]
