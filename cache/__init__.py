@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from mgcli.cache.exchange_share import is_share
     from mgcli.cache.explain import Explanation, explain_clip
     from mgcli.cache.exporting import ExportReport, export_features
-    from mgcli.cache.feature_set import Failure, FeatureSet
+    from mgcli.cache.failures import Failure
+    from mgcli.cache.feature_set import FeatureSet
     from mgcli.cache.importing import ImportReport, import_features
     from mgcli.cache.importing_share import ShareReport, import_share
     from mgcli.cache.leakage import LeakageReport, Overlap, find_leakage, media_names, subjects_are_known
@@ -127,7 +128,8 @@ __getattr__ = lazy_names(
         "derive": "GRID_KEY LAYOUTS_KEY DeriveReport derive_layout",
         "durable": "committed_file writing",
         "errors": "CacheError ClipTableError LeakageError MgcliError NonFiniteTokensError ProjectError",
-        "feature_set": "Failure FeatureSet",
+        "failures": "Failure",
+        "feature_set": "FeatureSet",
         "leakage": "LeakageReport Overlap find_leakage media_names subjects_are_known",
         "maintain": "CompactReport GarbageReport collect_garbage compact remove_feature_set",
         "merge": "MergeReport merge_cache",

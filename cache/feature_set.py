@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mgcli.cache.durable import committed_file, read_json, reading, write_json, writing
+from mgcli.cache.durable import read_json, reading, write_json, writing
 from mgcli.cache.entries import MISSING, EntryIndex, read_index, write_index
 from mgcli.cache.errors import CacheError
+from mgcli.cache.failures import Failure, read_failures, write_failures
 from mgcli.cache.part import STORED_NUMPY_DTYPES, Part, open_part, part_class
-from mgcli.cache.place import children, is_file, is_remote
+from mgcli.cache.place import children, is_remote
 from mgcli.cache.reader import EntryReader
 from mgcli.cache.selection import ClipSelection
 from mgcli.cache.spec import FeatureSpec
@@ -25,24 +25,13 @@ from mgcli.cache.writer import FeatureWriter
 
 SPEC_FILE = "spec.json"
 INDEX_FILE = "index.h5"
-FAILURES_FILE = "failures.csv"
 
-_FAILURE_COLUMNS = ["clip_id", "stage", "reason"]
 _INDEX_FROM_PARTS = 16  # so many parts that came, or went, make it worth writing the index file anew
 _KEPT_LOOK_UPS = 1 << 20
 _LISTINGS = 100  # of a set that many processes write to, until two in a row are the same
 _REMOTE_THREADS = 16  # that look at parts in an object store
 
 _Key = str | tuple[str, str]  # a clip, or a clip and its source
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A clip that gave no tokens, and why."""
-
-    clip_id: str
-    stage: str  # decode, skeleton, forward, ...
-    reason: str
 
 
 class FeatureSet:
@@ -214,20 +203,13 @@ class FeatureSet:
         with writing(self.path):
             write_json(self.path / SPEC_FILE, content)
 
-    def write_failures(self, failures: Sequence[Failure]) -> Path:
-        """Replace the list of failed clips."""
-        rows = [(failure.clip_id, failure.stage, failure.reason) for failure in failures]
-        path = self.path / FAILURES_FILE
-        with writing(path), committed_file(path) as temporary:
-            pd.DataFrame(rows, columns=_FAILURE_COLUMNS).to_csv(temporary, index=False)
-        return path
+    def write_failures(self, failures: Sequence[Failure], shard: tuple[int, int] | None = None) -> Path:
+        """Replace the list of failed clips, or one shard's share of it: see `mgcli.cache.failures`."""
+        return write_failures(self.path, failures, shard)
 
     def failures(self) -> pd.DataFrame:
         """The clips that failed in the last run: clip_id, stage, reason."""
-        path = self.path / FAILURES_FILE
-        if not is_file(path):
-            return pd.DataFrame(columns=_FAILURE_COLUMNS)
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
+        return read_failures(self.path)
 
     def info(self) -> dict[str, Any]:
         """What the set holds, as plain JSON values; `tokens` counts rows."""

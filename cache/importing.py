@@ -12,7 +12,8 @@ import pandas as pd
 
 from mgcli.cache.errors import CacheError, NonFiniteTokensError
 from mgcli.cache.exchange import ClipError, ClipSource, ClipValues, open_source
-from mgcli.cache.feature_set import Failure, FeatureSet
+from mgcli.cache.failures import Failure
+from mgcli.cache.feature_set import FeatureSet
 from mgcli.cache.part import array_checksum, from_stored, to_stored
 from mgcli.cache.progress import Progress
 from mgcli.cache.spec import FeatureSpec

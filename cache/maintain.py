@@ -13,6 +13,7 @@ import numpy as np
 
 from mgcli.cache.durable import TEMPORARY_PREFIX, free_bytes, reading, writing
 from mgcli.cache.errors import CacheError
+from mgcli.cache.failures import SHARES_FOLDER
 from mgcli.cache.feature_set import SPEC_FILE, FeatureSet
 from mgcli.cache.part import open_part, pack_clips, part_class, part_name, part_number
 from mgcli.cache.place import children, is_file, is_remote, remove_tree, tree_state
@@ -157,7 +158,8 @@ def _leftovers(cache: FeatureCache) -> list[Path]:
             if not is_file(path / SPEC_FILE):
                 found.append(path)
                 continue
-            found += [each for each in children(path) if each.name.startswith(TEMPORARY_PREFIX)]
+            for folder in (path, path / SHARES_FOLDER):
+                found += [each for each in children(folder) if each.name.startswith(TEMPORARY_PREFIX)]
             parts = children(path / "parts")
             found += [each for each in parts if each.name.startswith(TEMPORARY_PREFIX)]
             unfinished = [each for each in parts if each.suffix == ".zarr" and part_number(each.name) >= 0]

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from mgcli.cache.clips import SOURCE_COLUMNS, check_clip_table, clip_table_csv
-from mgcli.cache.durable import committed_file, read_json, reading, write_json, writing
+from mgcli.cache.durable import TEMPORARY_PREFIX, committed_file, read_json, reading, write_json, writing
 from mgcli.cache.errors import CacheError
 from mgcli.cache.feature_set import SPEC_FILE, FeatureSet
 from mgcli.cache.part import PART_FORMATS
@@ -49,7 +49,8 @@ def open_cache(path: str | Path, *, create: bool = False, format: str = "hdf5") 
             )
         if is_remote(path) and format != "zarr":
             raise CacheError(f"an object store holds parts in zarr: give --format zarr for {path}")
-        if children(path):
+        others = [each for each in children(path) if not each.name.startswith(TEMPORARY_PREFIX)]
+        if others and not is_file(marker):  # else another process has just made the cache
             raise CacheError(f"{path} holds other files and no {CACHE_FILE}; choose an empty folder with --cache DIR")
         with writing(path):
             make_folder(path)

@@ -30,11 +30,13 @@ if TYPE_CHECKING:
         table_notes,
     )
     from mgcli.extract.dataset_demo import DEMO_POSE_SETTINGS, DemoConfig, make_demo, pose_labels
+    from mgcli.extract.engine import ENGINES, EngineError
     from mgcli.extract.explain import explain_extraction
     from mgcli.extract.face import Face, FaceDetector, FaceError, align_face, read_faces
     from mgcli.extract.pipeline import extract_modalities
     from mgcli.extract.report import ExtractReport, ModalityReport
     from mgcli.extract.run_clock import RunProfile
+    from mgcli.extract.shard import Shard
     from mgcli.extract.shrink import Shrink
     from mgcli.extract.skeleton import Skeleton, read_skeleton
     from mgcli.extract.skeleton_hands import hand_order
@@ -52,6 +54,7 @@ __all__ = [
     "BACKBONES",
     "DATASETS",
     "DEMO_POSE_SETTINGS",
+    "ENGINES",
     "LAYOUTS",
     "MODALITIES",
     "Backbone",
@@ -64,6 +67,7 @@ __all__ = [
     "DecodeCount",
     "DecodePlan",
     "DemoConfig",
+    "EngineError",
     "ExtractReport",
     "Face",
     "FaceDetector",
@@ -79,6 +83,7 @@ __all__ = [
     "Prepared",
     "PublishedWeights",
     "RunProfile",
+    "Shard",
     "Shrink",
     "Skeleton",
     "SkeletonBenchReport",
@@ -131,11 +136,13 @@ __getattr__ = lazy_names(
         "check": "CheckReport check_dataset",
         "dataset": "DATASETS DatasetError DatasetProtocol choose_protocol load_dataset load_project_clips table_notes",
         "dataset_demo": "DEMO_POSE_SETTINGS DemoConfig make_demo pose_labels",
+        "engine": "ENGINES EngineError",
         "face": "Face FaceDetector FaceError align_face read_faces",
         "explain": "explain_extraction",
         "pipeline": "extract_modalities",
         "report": "ExtractReport ModalityReport",
         "run_clock": "RunProfile",
+        "shard": "Shard",
         "shrink": "Shrink",
         "skeleton": "Skeleton read_skeleton",
         "skeleton_hands": "hand_order",

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mgcli.cache import Project
+    from mgcli.extract import Shard
 
 app = typer.Typer()
 weights_app = typer.Typer(help="List every weights file, or import a released one.")
@@ -169,6 +170,15 @@ def extract(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Inputs a forward pass; default automatic.")] = None,
     workers: WorkersOption = None,
     device: DeviceOption = None,
+    devices: Annotated[
+        str | None, typer.Option(help="Several devices that share the videos, a process each: 0,1,2,3 or cpu,cpu.")
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Only share I of N of the videos, counted from 0, such as 0/3.")
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="ray: share the videos among the machines of a Ray cluster that is running.")
+    ] = None,
     compile: CompileOption = "auto",
     download: Annotated[bool, typer.Option(help="Fetch published weights that are not here.")] = True,
     dataset: DatasetOption = None,
@@ -182,6 +192,7 @@ def extract(
     """Run the frozen backbones over every clip and store their tokens."""
     from mgcli.extract import extract_modalities
 
+    share = _workers_asked_for(device, devices, shard, engine)
     project = project_with(dataset=dataset, root=root, clips=clips, cache=cache, format=cache_format, protocol=protocol)
     asked_for = _asked_for(project, modality, backbone, tokens, weights, sampling, option)
     table, protocol = _load_clips(project)
@@ -195,6 +206,9 @@ def extract(
         batch_size=batch_size,
         workers=workers,
         device=device,
+        devices=None if devices is None else devices.split(","),
+        engine=engine,
+        shard=share,
         compile=compile,
         task=task,
         protocol=protocol,
@@ -467,6 +481,28 @@ def _load_clips(project: Project) -> tuple[pd.DataFrame, str]:
     for note in table_notes(table):
         warn(note)
     return table, protocol
+
+
+def _workers_asked_for(device: str | None, devices: str | None, shard: str | None, engine: str | None) -> Shard | None:
+    """The shard, once the options that share the work out are known to go together."""
+    from mgcli.extract import ENGINES, Shard
+
+    if engine not in (None, *ENGINES):
+        raise typer.BadParameter(
+            f"--engine {engine!r}: known: {', '.join(ENGINES)}; without it this machine works alone"
+        )
+    if engine is not None and (devices is not None or shard is not None):
+        raise typer.BadParameter("--engine ray shares the videos out by itself: leave --devices and --shard away")
+    if devices is not None and device is not None:
+        raise typer.BadParameter("give --device or --devices, not both")
+    if devices is not None and not all(name.strip() for name in devices.split(",")):
+        raise typer.BadParameter(f"--devices takes names with commas between them, such as 0,1, not {devices!r}")
+    if shard is None:
+        return None
+    try:
+        return Shard.parse(shard)
+    except ValueError as error:
+        raise typer.BadParameter(f"--shard: {error}") from None
 
 
 def _asked_for(

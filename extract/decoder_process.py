@@ -12,25 +12,30 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from mgcli.cache import warn
+from mgcli.cache import MgcliError, warn
 from mgcli.extract.decoder import Decoder, Needs, Pictures
 from mgcli.extract.frame_ring import RingReader, open_ring_file
 from mgcli.extract.video import VideoError, VideoIndex
 from mgcli.extract.video_decode import DecodeCount
 
 SILENCE_LIMIT_S = 60.0  # a decoder that says nothing for so long hangs; one at work gives a sign every half second
-NICENESS = 19  # decoders take what the network leaves, and all there is while it waits for them
+END_LIMIT_S = 5.0  # that the end of a killed process is waited for
+NICENESS = 5  # decoders take what the network leaves, and all there is while it waits for them
+
+
+class DecoderError(MgcliError):
+    """No decoder can be started."""
 
 
 class DecoderLostError(VideoError):
-    """A decoder process that crashed, or hung and was ended; its video is to blame until a second run says else."""
+    """A decoder process that crashed, or hung and was ended; its video is to blame until another run reads it."""
 
 
 class DecoderProcesses:
@@ -79,15 +84,16 @@ class DecoderProcesses:
                 setattr(self.count, name, getattr(self.count, name) + value)
 
     def _say_why(self, why: str) -> None:
-        if not self._said_why:  # once a run; the lock is held, as processes start under it
-            self._said_why = True
+        with self._lock:
+            said, self._said_why = self._said_why, True
+        if not said:
             warn(f"no shared memory for decoded frames ({why}); they go through a file in the temporary folder")
 
 
 class _DecoderProcess:
     """One process, started when it is first asked for something (a `Decoder`)."""
 
-    def __init__(self, threads: int, add: Any, say_why: Any) -> None:
+    def __init__(self, threads: int, add: Callable[[DecodeCount], None], say_why: Callable[[str], None]) -> None:
         self._threads, self._add, self._say_why = threads, add, say_why
         self._process: subprocess.Popen[bytes] | None = None
         self.is_idle = True
@@ -120,7 +126,13 @@ class _DecoderProcess:
             yield frame, pictures
 
     def _start(self) -> None:
-        descriptor, why = open_ring_file()
+        try:
+            descriptor, why = open_ring_file()
+        except OSError as error:
+            raise DecoderError(
+                f"no room for decoded frames, neither in memory nor in the temporary folder ({error.strerror}); free "
+                "some, name another folder in TMPDIR, or decode in one process: --workers 0"
+            ) from error
         if why:
             self._say_why(why)
         ours, theirs = socket.socketpair()
@@ -188,7 +200,8 @@ class _DecoderProcess:
         """End it, and give its memory back."""
         if self._process is not None:
             self.kill()
-            self._process.wait()
+            with suppress(subprocess.TimeoutExpired):  # one that waits for a dead disk ends when that answers
+                self._process.wait(END_LIMIT_S)
             self._connection.close()
             self._ring.close()
             self._process = None

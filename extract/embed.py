@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 
 from mgcli.cache import Failure, FeatureWriter, NonFiniteTokensError, warn
 from mgcli.extract.backbone import Backbone, BackboneError
@@ -58,7 +57,7 @@ class ModalityEmbedder:
         *,
         batch_size: int,
         compiled: bool,
-        on_clip: Callable[[], None],
+        on_clip: Callable[[ClipRequest, Failure | None], None],
     ) -> None:
         """Start with nothing done.
 
@@ -68,10 +67,8 @@ class ModalityEmbedder:
             behind: writes.
             batch_size: inputs per forward pass, halved when memory runs out.
             compiled: run the network through torch.compile.
-            on_clip: called for each clip that is over, done or failed.
+            on_clip: called for each clip that is over, with what failed, if anything did.
         """
-        self.num_done = 0
-        self.failures: list[Failure] = []
         self.device_s = 0.0  # that the device was at work
         self.waited_s = 0.0  # that this thread waited for it
         self._backbone = backbone
@@ -102,8 +99,7 @@ class ModalityEmbedder:
             return
         self._failed.add(request.number)
         self._unfinished.pop(request.number, None)
-        self.failures.append(Failure(request.clip_id, stage, reason))
-        self._on_clip()
+        self._on_clip(request, Failure(request.clip_id, stage, reason))
 
     def flush(self) -> None:
         """Run what waits for a batch, and hand all whole clips to the writer."""
@@ -112,14 +108,13 @@ class ModalityEmbedder:
             self._collect_oldest()
 
     def settle(self) -> None:
-        """Count the clips that the writer has taken since the last call."""
+        """Tell of the clips that the writer has taken since the last call."""
         while self._written:
             request, fault = self._written.popleft()
             if fault:
                 self.fail(request, "tokens", fault)
             else:
-                self.num_done += 1
-                self._on_clip()
+                self._on_clip(request, None)
 
     def _launch_batch(self) -> None:
         batch, self._batch = [ready for ready in self._batch if ready.request.number not in self._failed], []
@@ -148,12 +143,12 @@ class ModalityEmbedder:
                 results = [self._chunk(chunk) for chunk in chunks]
                 ended.record()
                 return _Launched(batch, results, started, ended)
-            except TorchDynamoException as error:
-                reason = str(error).strip().splitlines()[0]
-                warn(f"{self._backbone.name} cannot be compiled here ({reason}); it runs as it is")
-                self._network = self._backbone
-                continue
             except RuntimeError as error:
+                if self._network is not self._backbone and _cannot_compile(error):
+                    reason = str(error).strip().splitlines()[0]
+                    warn(f"{self._backbone.name} cannot be compiled here ({reason}); it runs as it is")
+                    self._network = self._backbone
+                    continue
                 if not _out_of_memory(error):
                     raise
                 if size == 1:
@@ -224,6 +219,12 @@ def _to_host(tensor: Tensor) -> Tensor:
         return tensor.cpu()
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     return host.copy_(tensor, non_blocking=True)
+
+
+def _cannot_compile(error: RuntimeError) -> bool:
+    from torch._dynamo.exc import TorchDynamoException  # takes a second; loaded where a network was compiled
+
+    return isinstance(error, TorchDynamoException)
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

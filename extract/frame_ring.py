@@ -30,16 +30,23 @@ def open_ring_file(num_bytes: int = RING_BYTES) -> tuple[int, str]:
     try:
         descriptor = os.memfd_create("mgcli-frames")
         try:
-            os.posix_fallocate(descriptor, 0, num_bytes)  # all of it now: later it would end the process
+            _reserve(descriptor, num_bytes)
             return descriptor, ""
         except OSError:
             os.close(descriptor)
             raise
     except (OSError, AttributeError) as error:
         with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
+            _reserve(file.fileno(), num_bytes)
+            return os.dup(file.fileno()), getattr(error, "strerror", None) or str(error)
+
+
+def _reserve(descriptor: int, num_bytes: int) -> None:
+    """Make a file that long with all its room at once: without, a full system would end the process that writes."""
+    if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, num_bytes)
-        return descriptor, str(error)
+    else:
+        os.ftruncate(descriptor, num_bytes)
 
 
 class RingWriter:
@@ -78,7 +85,7 @@ class RingWriter:
     def _room_for(self, num_bytes: int) -> int:
         if not self._held:
             if num_bytes > self.num_bytes:
-                os.posix_fallocate(self._descriptor, 0, num_bytes)
+                _reserve(self._descriptor, num_bytes)
                 self._memory.close()
                 self._memory = mmap.mmap(self._descriptor, 0)
             return 0

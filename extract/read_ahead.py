@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,12 +16,12 @@ _POLL_S = 0.1  # how often a thread that waits for room looks whether it should 
 
 
 def read_ahead(
-    jobs: Sequence[Job], read: Callable[[Job], Iterator[Item]], *, workers: int, lookahead: int
+    jobs: Iterable[Job], read: Callable[[Job], Iterator[Item]], *, workers: int, lookahead: int
 ) -> Generator[Item, None, None]:
     """The items of all jobs: each job's in their order, those of jobs that are read at once as they come.
 
     Args:
-        jobs: what there is to read.
+        jobs: what there is to read, each taken when it is about to be read.
         read: gives the items of one job; runs in a worker's thread.
         workers: jobs read at once; 0 reads them one by one in the caller's thread.
         lookahead: items that all workers together may be ahead of the caller, besides the one that each holds.
@@ -36,10 +36,10 @@ def read_ahead(
     stop = threading.Event()
     items: queue.Queue[Item | _End] = queue.Queue(maxsize=max(1, lookahead))
     todo = _Shared(iter(jobs))
-    running = min(workers, len(jobs))
-    with ThreadPoolExecutor(max(1, running), thread_name_prefix="mgcli-read") as pool:
+    running = workers
+    with ThreadPoolExecutor(workers, thread_name_prefix="mgcli-read") as pool:
         try:
-            for _ in range(running):
+            for _ in range(workers):
                 pool.submit(_fill, items, read, todo, stop)
             while running:
                 item = items.get()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mgcli.extract.run_clock import RunProfile
+from mgcli.extract.shard import Shard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class ExtractReport:
     cache: Path
     modalities: dict[str, ModalityReport]
     profile: RunProfile = field(default_factory=RunProfile)
+    shard: Shard | None = None  # of the data; its counts are those of the share
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -58,6 +60,10 @@ class ExtractReport:
     def summary(self) -> str:
         """A few lines of text."""
         lines = []
+        if self.shard is not None and not any(
+            each.done + each.skipped + each.failed for each in self.modalities.values()
+        ):
+            lines.append(f"nothing to do for shard {self.shard}: there are fewer videos than shards")
         for modality, report in self.modalities.items():
             lines.append(
                 f"{modality}: {report.done} clips done, {report.skipped} there already, {report.failed} failed "

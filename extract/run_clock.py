@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from mgcli.extract.embed import ModalityEmbedder
@@ -18,6 +18,7 @@ WINDOW_S = 5.0  # what limits "now" is judged over the last so many seconds
 class RunProfile:
     """What a run did and where its time went; seconds of decoding are summed over decoders."""
 
+    devices: int = 1  # that worked at the same time, each with a process of its own
     seconds: float = 0.0  # of reading, embedding and writing
     inputs: int = 0
     decoded_frames: int = 0
@@ -37,8 +38,8 @@ class RunProfile:
 
     @property
     def device_share(self) -> float:
-        """Of the run that the device was at work."""
-        return min(1.0, self.device_s / self.seconds) if self.seconds else 0.0
+        """Of the run that the device was at work; of several, on average."""
+        return min(1.0, self.device_s / (self.devices * self.seconds)) if self.seconds else 0.0
 
     @property
     def limited_by(self) -> str:
@@ -53,19 +54,43 @@ class RunProfile:
         shares = {"decoded_per_s": round(self.decoded_per_s, 1), "device_share": round(self.device_share, 3)}
         return {**rounded, **shares, "limited_by": self.limited_by}
 
+    def note(self) -> str:
+        """How the run stands, in a few words."""
+        return (
+            f"{self.decoded_per_s:.0f} frames/s decoded, {self._device} busy {self.device_share:.0%}, "
+            f"limited by: {self.limited_by}"
+        )
+
     def summary(self) -> str:
         """A line."""
         return (
-            f"{self.decoded_frames} frames decoded ({self.decoded_per_s:.0f} a second), device busy "
+            f"{self.decoded_frames} frames decoded ({self.decoded_per_s:.0f} a second), {self._device} busy "
             f"{self.device_share:.0%} of the time, limited by: {self.limited_by}"
         )
+
+    @property
+    def _device(self) -> str:
+        return "device" if self.devices == 1 else f"{self.devices} devices"
+
+
+def all_together(profiles: Sequence[RunProfile], *, devices: int, seconds: float) -> RunProfile:
+    """What processes that shared a run did together; all but its length is summed."""
+    counted = [field.name for field in fields(RunProfile) if field.name not in ("devices", "seconds")]
+    totals = {name: sum(getattr(profile, name) for profile in profiles) for name in counted}
+    return RunProfile(devices=devices, seconds=seconds, **totals)
 
 
 class RunClock:
     """Reads the counters of a run's stages."""
 
-    def __init__(self, count: DecodeCount, embedders: Sequence[ModalityEmbedder], behind: WriteBehind) -> None:
-        """Start now."""
+    def __init__(self, count: DecodeCount, embedders: Collection[ModalityEmbedder], behind: WriteBehind) -> None:
+        """Start now.
+
+        Args:
+            count: of the decoders.
+            embedders: of all modalities; they may come later.
+            behind: writes.
+        """
         self.inputs = 0
         self.waited_decode_s = 0.0
         self._count, self._embedders, self._behind = count, embedders, behind
@@ -88,14 +113,10 @@ class RunClock:
             waited_write_s=self._behind.waited_s,
         )
 
-    def note(self) -> str:
-        """How it stands now, in a few words."""
+    def lately(self) -> RunProfile:
+        """The last seconds, by which to judge how the run stands now."""
         now = self.profile()
         if now.seconds - self._latest.seconds > WINDOW_S:
             self._before, self._latest = self._latest, now
         before = asdict(self._before)
-        lately = RunProfile(**{key: value - before[key] for key, value in asdict(now).items()})
-        return (
-            f"{lately.decoded_per_s:.0f} frames/s decoded, device busy {lately.device_share:.0%}, "
-            f"limited by: {lately.limited_by}"
-        )
+        return RunProfile(**{key: value - before[key] for key, value in asdict(now).items()} | {"devices": 1})

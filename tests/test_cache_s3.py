@@ -18,8 +18,10 @@ from typing import Any
 
 import fault_actions
 import numpy as np
+import pandas as pd
 import pytest
 from fault_actions import NUM_CLIPS, SPEC, actions, assert_kills_lose_nothing, content, make_cache, stopped_by_a_kill
+from many_clips import TINY, check_equal, local_tokens, make_many_clips
 from samples import make_spec, make_tokens
 
 from mgcli.cache import (
@@ -32,6 +34,7 @@ from mgcli.cache import (
     remove_feature_set,
     verify_cache,
 )
+from mgcli.extract import Shard, extract_modalities
 
 pytest.importorskip("moto", reason="the S3 server of these tests is moto: pip install 'mgcli[dev]'")
 pytest.importorskip("s3fs", reason="object stores need: pip install 'mgcli[s3]'")
@@ -146,6 +149,17 @@ def test_compact_merge_and_rm(bucket: str, tmp_path: Path) -> None:
     assert back.read_clips("p").equals(local.read_clips("p"))
     remove_feature_set(cache, SPEC.fingerprint)
     assert cache.feature_sets() == []
+
+
+def test_several_processes_extract_into_an_object_store(bucket: str, tmp_path: Path) -> None:
+    table = make_many_clips(tmp_path).iloc[::4]
+    broken = table.assign(clip_id="gone/" + table["clip_id"], video=table["video"] + ".gone").iloc[::10]
+    cache = open_cache(f"{bucket}/c", create=True, format="zarr")
+    for index in range(2):
+        share, both = Shard(index, 2), pd.concat([table, broken])
+        extract_modalities(cache, both, ["video"], devices=["cpu"], shard=share, **TINY)
+    check_equal(cache, local_tokens(table, tmp_path / "local"))
+    assert sorted(cache.feature_set("video").failures()["clip_id"]) == sorted(broken["clip_id"])
 
 
 def test_an_object_store_holds_zarr_and_says_so(bucket: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from torchvision.transforms.functional import center_crop, resize
 
 from mgcli.extract import VideoError
 from mgcli.extract.decoder import Decoders, InlineDecoders
-from mgcli.extract.decoder_process import DecoderLostError, DecoderProcesses
+from mgcli.extract.decoder_process import DecoderError, DecoderLostError, DecoderProcesses
 from mgcli.extract.frame_ring import RingFull, RingReader, RingWriter, open_ring_file
 from mgcli.extract.shrink import Shrink
 
@@ -119,19 +120,22 @@ def test_a_decoder_left_in_the_middle_is_not_used_again(video: Path) -> None:
 def test_closing_ends_a_wait(video: Path) -> None:
     decoders = DecoderProcesses()
     errors: list[Exception] = []
+    waits = threading.Event()
 
     def wait() -> None:
         try:
             with decoders.borrow() as decoder:
                 index = decoder.index(video)
                 os.kill(child_ids()[0], signal.SIGSTOP)
+                waits.set()
                 list(decoder.pictures(index, {5: (None,)}))
         except Exception as error:
             errors.append(error)
 
     thread = threading.Thread(target=wait)
     thread.start()
-    time.sleep(1.5)
+    assert waits.wait(60)
+    time.sleep(0.2)
     decoders.close()
     thread.join(timeout=10)
     assert not thread.is_alive()
@@ -145,13 +149,20 @@ def test_without_shared_memory_pictures_go_through_a_file_and_that_is_said(
     video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: object) -> int:
-        raise OSError("no memory for it")
+        raise OSError(errno.ENOSPC, "no memory for it")
 
     monkeypatch.setattr(os, "memfd_create", refuse)
     with closing(DecoderProcesses()) as decoders, decoders.borrow() as decoder:
         ((_, pictures),) = decoder.pictures(decoder.index(video), {33: (None,)})
     assert shown_number(pictures[None]) == 33
     assert "no shared memory for decoded frames (no memory for it); they go through a file" in capsys.readouterr().err
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with (
+        closing(DecoderProcesses()) as decoders,
+        decoders.borrow() as decoder,
+        pytest.raises(DecoderError, match=r"no room for decoded frames.*--workers 0"),
+    ):
+        decoder.index(video)
 
 
 def test_a_decoder_process_loads_no_torch() -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from tiny_media import make_video
 from mgcli.cache import FeatureCache, check_clip_table, open_cache, verify_cache
 from mgcli.extract import BackboneError, ExtractReport, PipelineBenchConfig, bench_extraction, extract_modalities
 from mgcli.extract.device import COMPILE_FROM_CLIPS, choose_compile
+from mgcli.extract.read_ahead import read_ahead
 from mgcli.extract.write_behind import WriteBehind
 
 CLIPS_PER_VIDEO = 40
@@ -190,6 +191,21 @@ def test_a_compiled_network_gives_the_same_tokens(
     found, expected = tokens_of(compiled), tokens_of(plain)
     for clip_id, tokens in expected.items():
         assert np.abs(found[clip_id] - tokens).max() <= 1e-5 * np.abs(tokens).max()
+
+
+def test_files_are_asked_for_when_they_are_about_to_be_read() -> None:
+    asked: list[int] = []
+
+    def files() -> Iterator[int]:
+        for number in range(20):
+            asked.append(number)
+            yield number
+
+    items = read_ahead(files(), lambda number: iter([number]), workers=2, lookahead=3)
+    first = next(items)
+    time.sleep(0.3)
+    assert len(asked) <= 1 + 3 + 2  # taken, waiting, and one that each worker holds
+    assert sorted([first, *items]) == list(range(20))
 
 
 def test_writing_behind_keeps_the_order_and_hands_errors_back() -> None:

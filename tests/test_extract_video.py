@@ -155,6 +155,22 @@ def test_a_healthy_video_is_not_taken_for_one_cut_short(tmp_path: Path) -> None:
         assert not index_video(make_video(tmp_path / name, 100)).cut_short
 
 
+def test_a_header_that_lies_about_size_and_length_changes_no_frame(tmp_path: Path) -> None:
+    honest = make_video(tmp_path / "honest.mp4", 30)
+    content = bytearray(honest.read_bytes())
+    size = content.index(b"avc1", content.index(b"stsd")) + 4 + 24
+    content[size : size + 4] = (9999).to_bytes(2, "big") + (3).to_bytes(2, "big")
+    for name in (b"mvhd", b"mdhd"):
+        duration = content.index(name) + 4 + 4 + 8 + 4  # version and flags, two dates, the clock's rate
+        content[duration : duration + 4] = (10**8).to_bytes(4, "big")
+    liar = tmp_path / "liar.mp4"
+    liar.write_bytes(content)
+    index = index_video(liar)
+    assert not index.cut_short
+    assert index.end_s == pytest.approx(30 / 25, abs=1e-3)
+    assert numbers_shown(index, [0, 13, 29]) == {0: 0, 13: 13, 29: 29}
+
+
 def write_bad_file(kind: str, folder: Path) -> Path:
     path = folder / f"{kind}.mp4"
     if kind == "empty":

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -92,6 +96,37 @@ class ScreamingVideo(TinyVideo):
         self.batches += 1
         if self.batches == 3:
             raise ZeroDivisionError("a bug in a user's backbone")
+        return super().forward(inputs)
+
+
+class MortalVideo(TinyVideo):
+    """Kills its process at its twentieth batch, once for each file in the folder `deaths`, which goes with it."""
+
+    name = "mortal_video"
+    batches = 0
+
+    def __init__(self, *, deaths: str, tokens: str = "time") -> None:
+        super().__init__(tokens=tokens)
+        self.deaths = Path(deaths)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.batches += 1
+        death = next(self.deaths.iterdir(), None)
+        if self.batches == 20 and death is not None:
+            with suppress(FileNotFoundError):  # another process had it
+                death.unlink()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(inputs)
+
+
+class PoisonedVideo(TinyVideo):
+    """Kills its process whenever it sees a dark picture."""
+
+    name = "poisoned_video"
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if (inputs.mean(dim=(1, 2)) < 0.1).any():
+            os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(inputs)
 
 
