@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from mgcli.fuse.intervals import clustered_interval
+
 NUM_RESAMPLES = 2000
-CONFIDENCE = 0.95
 CONFUSION_METRICS = ("top1", "macro_f1", "mean_class_accuracy")  # those that have an interval
 
 
@@ -57,7 +58,7 @@ def over_seeds(values: Sequence[dict[str, float]]) -> dict[str, dict[str, Any]]:
 def subject_intervals(
     labels: np.ndarray, predicted: Sequence[np.ndarray], subjects: np.ndarray, num_classes: int
 ) -> dict[str, list[float]]:
-    """95 % percentile intervals of the mean over seeds, by drawing whole subjects again and again.
+    """95 % intervals of the mean over seeds, by drawing whole subjects again and again: see `intervals`.
 
     Clips of one person are alike, so that drawing clips would make intervals far too narrow.
 
@@ -77,6 +78,7 @@ def subject_intervals(
     rng = np.random.default_rng(0)
     drawn = rng.multinomial(num_subjects, np.full(num_subjects, 1 / num_subjects), size=NUM_RESAMPLES)  # (G, S)
     samples: dict[str, list[np.ndarray]] = {name: [] for name in CONFUSION_METRICS}
+    estimates: dict[str, list[float]] = {name: [] for name in CONFUSION_METRICS}
     for seed in predicted:
         cells = (owner * num_classes + labels) * num_classes + seed
         counts = np.bincount(cells, minlength=num_subjects * num_classes**2)
@@ -84,8 +86,13 @@ def subject_intervals(
         resampled = (drawn @ counts).reshape(-1, num_classes, num_classes)  # (G, K, K)
         for name, value in _confusion_scores(resampled).items():
             samples[name].append(value)
-    tail = (1 - CONFIDENCE) / 2
-    return {name: np.quantile(np.mean(values, axis=0), [tail, 1 - tail]).tolist() for name, values in samples.items()}
+        for name, value in _confusion_scores(counts.sum(axis=0).reshape(1, num_classes, num_classes)).items():
+            estimates[name].append(float(value[0]))
+    sizes = np.bincount(owner)
+    return {
+        name: clustered_interval(float(np.mean(estimates[name])), np.mean(values, axis=0), sizes)
+        for name, values in samples.items()
+    }
 
 
 def _confusion_scores(matrix: np.ndarray) -> dict[str, np.ndarray]:
