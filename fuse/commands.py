@@ -36,7 +36,7 @@ def fuse_train(
     task: Annotated[str, typer.Option(help="gesture or emotion.")],
     head: Annotated[str | None, typer.Option(help="See `mgcli heads`, or package.module:Class.")] = None,
     modalities: Annotated[str | None, typer.Option(help="Such as video,pose; default the task's.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings: with seed 0, 1, ...")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings: with seed 0, 1, ...")] = 5,
     baselines: Annotated[bool, typer.Option("--baselines", help="Train every baseline too, and compare.")] = False,
     features: Annotated[
         list[str] | None,

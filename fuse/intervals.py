@@ -7,11 +7,13 @@ every clip is right. What stands here is the Wilson interval at the effective nu
 proportions in clustered samples by Dean and Pagano 2015 ("Evaluating Confidence Interval Methods for Binomial
 Proportions in Clustered Surveys"), after Korn and Graubard 1998:
 
-* the standard error is that of the bootstrap over subjects, times sqrt(S / (S - 1));
+* the standard error is that of the bootstrap over subjects, times sqrt(S / (S - 1)), or that of leaving each subject
+  out in turn where it is larger (the jackknife; MacKinnon, Nielsen and Webb 2023 find it the safest where few groups
+  are large), as with classes that have clips of few subjects, which most resamples lack;
 * the effective number of clips is p (1 - p) / error^2: as many independent clips would be as uncertain;
 * the quantile is Student's t with the effective number of subjects (Kish 1965: (sum n)^2 / sum n^2) less one.
 
-Departures: the error is resampled, where surveys linearise it, so that it serves macro-F1 and mean class accuracy,
+Departures: the error is resampled, where surveys linearise it, so that it serves macro-F1 and mean class accuracy
 too; the effective number of clips is at most that of all clips. `pytest -m slow tests/test_fuse_intervals.py -s`
 prints the coverage of all these methods in simulation.
 """
@@ -27,17 +29,20 @@ import numpy as np
 CONFIDENCE = 0.95
 
 
-def clustered_interval(estimate: float, resampled: np.ndarray, sizes: np.ndarray) -> list[float]:
+def clustered_interval(estimate: float, resampled: np.ndarray, left_out: np.ndarray, sizes: np.ndarray) -> list[float]:
     """[low, high] within [0, 1], around a score between 0 and 1.
 
     Args:
         estimate: the score on all clips.
         resampled: (G,) the score on the clips of S subjects drawn with replacement.
+        left_out: (S,) the score on the clips of all subjects but one.
         sizes: (S,) clips of each subject; S at least 2.
     """
     num_subjects, num_clips = len(sizes), float(sizes.sum())
     effective_subjects = num_clips**2 / float((sizes.astype(np.float64) ** 2).sum())
-    error = float(np.std(resampled, ddof=1)) * math.sqrt(num_subjects / (num_subjects - 1))
+    bootstrap = float(np.std(resampled, ddof=1)) * math.sqrt(num_subjects / (num_subjects - 1))
+    jackknife = float(np.std(left_out)) * math.sqrt(num_subjects - 1)
+    error = max(bootstrap, jackknife)
     spread = estimate * (1 - estimate)
     effective_clips = min(num_clips, spread / max(error, 1e-12) ** 2)
     if spread < 1e-12:  # all right, or all wrong: that says no more than one clip of each subject would

@@ -77,22 +77,20 @@ def subject_intervals(
         return {}
     rng = np.random.default_rng(0)
     drawn = rng.multinomial(num_subjects, np.full(num_subjects, 1 / num_subjects), size=NUM_RESAMPLES)  # (G, S)
-    samples: dict[str, list[np.ndarray]] = {name: [] for name in CONFUSION_METRICS}
-    estimates: dict[str, list[float]] = {name: [] for name in CONFUSION_METRICS}
+    samples: list[dict[str, np.ndarray]] = []
     for seed in predicted:
         cells = (owner * num_classes + labels) * num_classes + seed
         counts = np.bincount(cells, minlength=num_subjects * num_classes**2)
         counts = counts.reshape(num_subjects, -1).astype(np.float64)  # (S, K * K)
-        resampled = (drawn @ counts).reshape(-1, num_classes, num_classes)  # (G, K, K)
-        for name, value in _confusion_scores(resampled).items():
-            samples[name].append(value)
-        for name, value in _confusion_scores(counts.sum(axis=0).reshape(1, num_classes, num_classes)).items():
-            estimates[name].append(float(value[0]))
-    sizes = np.bincount(owner)
-    return {
-        name: clustered_interval(float(np.mean(estimates[name])), np.mean(values, axis=0), sizes)
-        for name, values in samples.items()
-    }
+        whole = counts.sum(axis=0, keepdims=True)
+        matrices = np.concatenate([whole, whole - counts, drawn @ counts])  # (1 + S + G, K * K)
+        samples.append(_confusion_scores(matrices.reshape(-1, num_classes, num_classes)))
+    sizes, result = np.bincount(owner), {}
+    for name in CONFUSION_METRICS:
+        mean = np.mean([each[name] for each in samples], axis=0)  # over the seeds
+        estimate, left_out, resampled = np.split(mean, [1, 1 + num_subjects])
+        result[name] = clustered_interval(float(estimate[0]), resampled, left_out, sizes)
+    return result
 
 
 def _confusion_scores(matrix: np.ndarray) -> dict[str, np.ndarray]:

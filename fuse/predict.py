@@ -149,6 +149,7 @@ def _predict(
         max_tokens=config["config"]["max_tokens"],
         split=split,
         val_subjects=config["clips"]["drawn_val_subjects"],
+        in_folds=config["config"].get("folds", 0) > 0,
         warn=warn,
     )
     rows = torch.arange(len(selection.table))

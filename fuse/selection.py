@@ -23,6 +23,7 @@ from mgcli.cache import (
     read_clip_table,
 )
 from mgcli.fuse.data import ClipTensors, load_clips
+from mgcli.fuse.folds import draw_fold
 
 Warn = Callable[[str], None]
 
@@ -68,6 +69,8 @@ def select_for_training(
     max_tokens: int,
     validation_fraction: float,
     split_seed: int,
+    folds: int,
+    fold: int,
     allow_unseen_classes: bool,
     warn: Warn,
 ) -> Selection:
@@ -80,12 +83,15 @@ def select_for_training(
         max_tokens: of a clip and modality.
         validation_fraction: share of the training subjects that are held back where the table has no val split.
         split_seed: of that draw.
+        folds: cut the training subjects into so many, and hold back one fold instead; 0 for none.
+        fold: which.
         allow_unseen_classes: accept a class that has clips, but none to train on.
         warn: told what is left out, missing or shared.
 
     Raises:
         SelectionError: nothing to train on, one class only, or a class without training clips.
         ClipTableError: a validation split is needed and cannot be drawn.
+        FoldError: fewer subjects than folds.
     """
     table = _labelled(table, task)
     table = _with_split(table, warn)
@@ -95,7 +101,12 @@ def select_for_training(
         raise SelectionError(f"no training clip has a {task} label and tokens; mark some clips as split=train")
     _check_class_count(table, task)
     given, drawn = table, []
-    if not (table["split"] == "val").any():
+    if folds:
+        if (table["split"] == "val").any():
+            warn(f"the clip table's own validation split is cut into the {folds} folds with the training clips")
+        table = draw_fold(table, task, folds, fold, seed=split_seed)
+        drawn = sorted(table.loc[table["split"] == "val", "subject_id"].unique())
+    elif not (table["split"] == "val").any():
         table = draw_validation(table, seed=split_seed, fraction=validation_fraction)
         drawn = sorted(table.loc[table["split"] == "val", "subject_id"].unique())
         if set(drawn) & set(table.loc[table["split"] == "train", "subject_id"]):
@@ -117,6 +128,7 @@ def select_for_prediction(
     max_tokens: int,
     split: str | None,
     val_subjects: Sequence[str],
+    in_folds: bool,
     warn: Warn,
 ) -> Selection:
     """The clips that a trained head is shown.
@@ -129,11 +141,14 @@ def select_for_prediction(
         max_tokens: of a clip and modality.
         split: only clips of this split that have a label; None for every clip.
         val_subjects: training subjects that the run held back for validation.
+        in_folds: the run cut the table's own validation split into its folds.
         warn: told what is left out.
 
     Raises:
         SelectionError: no clip is left, or a label is none of `classes`.
     """
+    if in_folds:
+        table = table.assign(split=table["split"].replace("val", "train"))
     if val_subjects and not (table["split"] == "val").any():
         held_back = (table["split"] == "train") & table["subject_id"].isin(val_subjects)
         table = table.assign(split=table["split"].mask(held_back, "val"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,16 +19,20 @@ import torch
 from torch import Tensor
 
 from mgcli.cache import FeatureCache, Progress, open_cache, warn
+from mgcli.fuse.calibration import calibrate
 from mgcli.fuse.data import token_statistics
 from mgcli.fuse.head import FittedHead, create_head
+from mgcli.fuse.identity import machine, tokens_hash
 from mgcli.fuse.loop import TrainConfig, TrainError, fit_head, predict_probabilities
 from mgcli.fuse.metrics import confusion_matrix, over_seeds, scores, subject_intervals
 from mgcli.fuse.predict import prediction_table
 from mgcli.fuse.run import RUN_VERSION, Run, check_writable, run_folder, write_run
 from mgcli.fuse.selection import Selection, clip_list_hash, read_table, select_for_training
 from mgcli.fuse.task import Choice, choose, get_task
+from mgcli.fuse.tracking import Tell, tracker
 
 SCORED_SPLITS = ("val", "test")
+DEFAULT_SEEDS = 5
 SMALL_STEP_TOKENS = 8192  # tokens in a batch, all modalities together
 _PACKAGES = ("mgcli", "torch", "numpy", "pandas", "safetensors", "h5py", "zarr")
 
@@ -38,12 +43,14 @@ def train_head(
     *,
     head: str | None = None,
     modalities: Sequence[str] | None = None,
-    seeds: int | Sequence[int] = 3,
+    seeds: int | Sequence[int] = DEFAULT_SEEDS,
     config: TrainConfig | None = None,
     features: dict[str, str] | None = None,
     clips: pd.DataFrame | str | Path | None = None,
     runs: str | Path = "runs",
+    name: str | None = None,
     notes: Sequence[str] = (),
+    track: str | None = None,
     progress: bool = True,
     say: Callable[[str], None] = warn,
 ) -> Run:
@@ -59,7 +66,9 @@ def train_head(
         features: modality -> fingerprint or backbone, where a modality has several feature sets.
         clips: clip table, or its file; by default the newest of the cache.
         runs: folder in which the run's folder is made.
+        name: of that folder; by default the task's and the head's with some hex digits.
         notes: what to warn of wherever the result is shown, such as synthetic data.
+        track: a tracker that each epoch is told to while it happens: tensorboard; None for none.
         progress: show how far the training is, on stderr.
         say: told each warning as it comes up; the run keeps them all the same.
 
@@ -89,19 +98,29 @@ def train_head(
         max_tokens=config.max_tokens,
         validation_fraction=config.validation_fraction,
         split_seed=config.split_seed,
+        folds=config.folds,
+        fold=config.fold,
         allow_unseen_classes=config.allow_unseen_classes,
         warn=note,
     )
-    trained = _train_seeds(chosen, selection, seed_list, config, progress)
+    folder_name = name or f"{run_label(task, chosen.label)}-{secrets.token_hex(3)}"
+    with tracker(track, Path(runs), folder_name) as tell:
+        trained = _train_seeds(chosen, selection, seed_list, config, progress, tell)
     results = _score(trained, selection)
     described = _describe(cache, task, chosen, selection, seed_list, config, warnings)
-    with run_folder(Path(runs), re.sub(r"[^A-Za-z0-9._-]+", "_", f"{task}-{chosen.label}")) as (folder, path):
-        run = Run(path=path, config=described, metrics=results["metrics"], intervals=results["intervals"])
+    with run_folder(Path(runs), folder_name) as (folder, path):
+        of_run = {name: results[name] for name in ("metrics", "intervals", "calibration")}
+        run = Run(path=path, config=described, **of_run)
         history = pd.DataFrame([{"seed": each.seed, **row} for each in trained for row in each.history])
         states = {each.seed: each.state for each in trained}
         predictions = _prediction_rows(trained, selection, task)
         write_run(folder, described, {**run.to_json(), **results}, predictions, history, states)
     return run
+
+
+def run_label(task: str, label: str) -> str:
+    """How the folders of such runs begin."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", f"{task}-{label}")
 
 
 @dataclass(frozen=True)
@@ -131,7 +150,7 @@ def _note_random_weights(chosen: Choice, note: Any) -> None:
 
 
 def _train_seeds(
-    chosen: Choice, selection: Selection, seeds: list[int], config: TrainConfig, progress: bool
+    chosen: Choice, selection: Selection, seeds: list[int], config: TrainConfig, progress: bool, tell: Tell
 ) -> list[_Trained]:
     device = _device(config.device)
     tensors = selection.tensors.to(device)
@@ -149,6 +168,7 @@ def _train_seeds(
             def on_epoch(row: dict[str, float], seed: int = seed) -> None:
                 nonlocal done
                 done += 1
+                tell(seed, row)
                 bar.step(f"seed {seed}, train {row['train_top1']:.3f}, val {row['val_top1']:.3f}")
 
             with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else ()):
@@ -187,23 +207,27 @@ def _device(name: str) -> torch.device:
 
 
 def _score(trained: list[_Trained], selection: Selection) -> dict[str, Any]:
-    """Scores, intervals and confusion matrices (summed over the seeds) of each split that has clips."""
+    """Scores, intervals, confusion matrices (summed over the seeds) and calibration of each split that has clips."""
     metrics: dict[str, Any] = {}
     intervals: dict[str, Any] = {}
     confusion: dict[str, Any] = {}
     labels, num_classes = selection.tensors.labels.numpy(), len(selection.classes)
     subjects = selection.table["subject_id"].to_numpy()
+    of_split: dict[str, tuple[np.ndarray, list[np.ndarray]]] = {}
     for split in SCORED_SPLITS:
         rows = selection.rows(split)
         if not len(rows):
             metrics[split], intervals[split] = {}, {}
             continue
+        of_split[split] = labels[rows], [each.probabilities[split] for each in trained]
         predicted = [each.probabilities[split].argmax(axis=1) for each in trained]
         metrics[split] = over_seeds([scores(labels[rows], each.probabilities[split]) for each in trained])
         intervals[split] = subject_intervals(labels[rows], predicted, subjects[rows], num_classes)
         matrices = [confusion_matrix(labels[rows], each, num_classes) for each in predicted]
         confusion[split] = np.sum(matrices, axis=0).tolist()
-    return {"metrics": metrics, "intervals": intervals, "confusion": confusion}
+    val_labels, fit = of_split.pop("val")
+    calibration = calibrate(fit, val_labels, of_split)
+    return {"metrics": metrics, "intervals": intervals, "confusion": confusion, "calibration": calibration}
 
 
 def _prediction_rows(trained: list[_Trained], selection: Selection, task: str) -> pd.DataFrame:
@@ -235,6 +259,7 @@ def _describe(
             "weights_sha256": each.spec.weights_sha256,
             "tokens": each.spec.tokens,
             "dim": each.spec.dim,
+            "tokens_hash": tokens_hash(each, selection.table),
         }
         for name, each in chosen.feature_sets.items()
     }
@@ -256,5 +281,6 @@ def _describe(
         "config": asdict(config),
         "packages": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         "device": str(_device(config.device)),
+        "machine": machine(torch.get_num_threads()),
         "warnings": warnings,
     }
