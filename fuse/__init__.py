@@ -6,8 +6,10 @@ from mgcli.cache import lazy_names
 
 if TYPE_CHECKING:
     from mgcli.fuse.compare import compare_heads, describe_heads
+    from mgcli.fuse.grid import GridError, settings_of
     from mgcli.fuse.head import HEADS, FusionHead, HeadConfig, HeadError, HeadOutput, create_head
     from mgcli.fuse.loop import TrainConfig, TrainError, make_config
+    from mgcli.fuse.paired import compare_runs
     from mgcli.fuse.predict import Evaluation, evaluate_run, predict_run
     from mgcli.fuse.run import Run, RunError, results_table
     from mgcli.fuse.selection import SelectionError
@@ -19,6 +21,7 @@ __all__ = [
     "TASKS",
     "Evaluation",
     "FusionHead",
+    "GridError",
     "HeadConfig",
     "HeadError",
     "HeadOutput",
@@ -29,12 +32,14 @@ __all__ = [
     "TrainConfig",
     "TrainError",
     "compare_heads",
+    "compare_runs",
     "create_head",
     "describe_heads",
     "evaluate_run",
     "make_config",
     "predict_run",
     "results_table",
+    "settings_of",
     "train_head",
 ]
 
@@ -42,8 +47,10 @@ __getattr__ = lazy_names(
     __name__,
     {  # module -> public names in it
         "compare": "compare_heads describe_heads",
+        "grid": "GridError settings_of",
         "head": "HEADS FusionHead HeadConfig HeadError HeadOutput create_head",
         "loop": "TrainConfig TrainError make_config",
+        "paired": "compare_runs",
         "predict": "Evaluation evaluate_run predict_run",
         "run": "Run RunError results_table",
         "selection": "SelectionError",

@@ -43,6 +43,10 @@ def fuse_train(
         typer.Option(help="MODALITY=FINGERPRINT (or backbone), where a modality has several feature sets."),
     ] = None,
     option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, any setting of the training or head.")] = None,
+    settings: Annotated[Path | None, typer.Option(help="TOML file of settings, as `mgcli tune` writes it.")] = None,
+    track: Annotated[
+        str | None, typer.Option(help="tensorboard: watch each epoch (pip install 'mgcli[tracking]').")
+    ] = None,
     allow_unseen_classes: Annotated[
         bool, typer.Option("--allow-unseen-classes", help="Accept classes that have no training clip.")
     ] = False,
@@ -53,27 +57,31 @@ def fuse_train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a fusion head on the cache, with several seeds, and score it on the test clips."""
-    from mgcli.fuse import compare_heads, make_config, results_table, train_head
+    from mgcli.fuse import compare_heads, compare_runs, make_config, results_table, settings_of, train_head
 
     project = project_with(cache=cache, runs=runs)
     opened = open_project_cache(project.cache)
-    settings = key_values(option, "--option")
+    given = settings_of(settings) if settings else {}
+    head, modalities = head or given.get("head"), modalities or given.get("modalities")
+    options = given.get("options", {}) | key_values(option, "--option")
     if allow_unseen_classes:
-        settings["allow_unseen_classes"] = True
+        options["allow_unseen_classes"] = True
     arguments: dict[str, Any] = {
         "head": head,
         "modalities": [name.strip() for name in modalities.split(",")] if modalities else None,
         "seeds": seeds,
-        "config": make_config(settings),
+        "config": make_config(options),
         "features": {key: str(value) for key, value in key_values(features, "--features").items()},
         "clips": _training_clips(opened, project, clips, protocol),
         "runs": project.runs,
+        "track": track,
         "notes": ["synthetic data"] if project.dataset == "demo" else [],
     }
     if baselines:
         compared = compare_heads(opened, task, **arguments)
+        paired = compare_runs(compared[-1], compared[:-1])
         result = compared[-1].to_json() | {"baselines": [each.to_json() for each in compared[:-1]]}
-        print_result(result, results_table(compared), as_json)
+        print_result(result | paired.to_json(), f"{results_table(compared)}\n\n{paired.text()}", as_json)
     else:
         run = train_head(opened, task, **arguments)
         print_result(run.to_json(), run.summary(), as_json)

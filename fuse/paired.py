@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from mgcli.fuse.score_table import ScoreTable
+from mgcli.fuse.run import Run
+from mgcli.fuse.score_table import ScoreTable, run_scores
 
 EXACT_SUBJECTS = 16  # up to here all 2^S signs are tried
 NUM_FLIPS = 20_000  # draws beyond
@@ -77,6 +78,34 @@ def compare_paired(head: ScoreTable, others: Mapping[str, ScoreTable]) -> list[P
         )
         for i, (name, (lead, by_subjects, by_clips)) in enumerate(zip(others, found, strict=True))
     ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedReport:
+    """A run against others, on the test clips, or on those of validation where there are none."""
+
+    head: str
+    split: str
+    tests: list[PairedTest]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain JSON values."""
+        return {"paired": {"split": self.split, "tests": [each.to_json() for each in self.tests]}}
+
+    def text(self) -> str:
+        """For people."""
+        return paired_table(self.head, self.split, self.tests)
+
+
+def compare_runs(run: Run, others: Sequence[Run]) -> PairedReport:
+    """Test a run against others of the same clips.
+
+    Raises:
+        ScoreError: they were not scored on the same clips.
+    """
+    split = "test" if run.metrics["test"] else "val"
+    scores = {other.label: run_scores(other).split(split) for other in others}
+    return PairedReport(head=run.label, split=split, tests=compare_paired(run_scores(run).split(split), scores))
 
 
 def flip_subjects(difference: np.ndarray, subjects: np.ndarray) -> float:

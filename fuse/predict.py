@@ -141,6 +141,8 @@ def _predict(
     """The clips, and (n, K) probabilities from each seed."""
     cache = cache if isinstance(cache, FeatureCache) else open_cache(cache)
     config = run.config
+    if "config" not in config:
+        raise RunError(f"{run.path} is an ensemble and has no weights of its own; its scores are in predictions.csv")
     selection = select_for_prediction(
         read_table(cache, clips),
         config["task"],

@@ -59,6 +59,10 @@ class ScoreTable:
         """The clips of a split."""
         return self.rows(self.splits == name)
 
+    def with_probabilities(self, probabilities: np.ndarray) -> ScoreTable:
+        """The same clips with other scores."""
+        return replace(self, probabilities=probabilities)
+
     def in_order_of(self, other: ScoreTable) -> ScoreTable:
         """The same clips as another table's, in its order.
 
@@ -100,6 +104,19 @@ def score_table(clips: pd.DataFrame, classes: Sequence[str], probabilities: np.n
         labels=np.array([index.get(name, UNKNOWN) for name in clips["true"]], np.int64),
         probabilities=probabilities,
         classes=list(classes),
+    )
+
+
+def joined(tables: Sequence[ScoreTable]) -> ScoreTable:
+    """The clips of several tables of the same classes and seeds, one table after another."""
+    first = tables[0]
+    return replace(
+        first,
+        clip_ids=np.concatenate([each.clip_ids for each in tables]),
+        subjects=np.concatenate([each.subjects for each in tables]),
+        splits=np.concatenate([each.splits for each in tables]),
+        labels=np.concatenate([each.labels for each in tables]),
+        probabilities=np.concatenate([each.probabilities for each in tables], axis=1),
     )
 
 

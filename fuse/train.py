@@ -88,7 +88,7 @@ def train_head(
         say(message)
 
     chosen = choose(cache, get_task(task), head, modalities, features, note)
-    seed_list = _seed_list(seeds)
+    chosen_seeds = seed_list(seeds)
     check_writable(Path(runs))
     _note_random_weights(chosen, note)
     selection = select_for_training(
@@ -105,9 +105,9 @@ def train_head(
     )
     folder_name = name or f"{run_label(task, chosen.label)}-{secrets.token_hex(3)}"
     with tracker(track, Path(runs), folder_name) as tell:
-        trained = _train_seeds(chosen, selection, seed_list, config, progress, tell)
+        trained = _train_seeds(chosen, selection, chosen_seeds, config, progress, tell)
     results = _score(trained, selection)
-    described = _describe(cache, task, chosen, selection, seed_list, config, warnings)
+    described = _describe(cache, task, chosen, selection, chosen_seeds, config, warnings)
     with run_folder(Path(runs), folder_name) as (folder, path):
         of_run = {name: results[name] for name in ("metrics", "intervals", "calibration")}
         run = Run(path=path, config=described, **of_run)
@@ -133,11 +133,16 @@ class _Trained:
     probabilities: dict[str, np.ndarray]  # split -> (n, K)
 
 
-def _seed_list(seeds: int | Sequence[int]) -> list[int]:
-    seed_list = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    if not seed_list or min(seed_list) < 0 or len(set(seed_list)) < len(seed_list):
+def seed_list(seeds: int | Sequence[int]) -> list[int]:
+    """The seeds that a number of them, or a list, names.
+
+    Raises:
+        TrainError: none, a negative one, or one twice.
+    """
+    listed = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if not listed or not all(isinstance(seed, int) and seed >= 0 for seed in listed) or len(set(listed)) < len(listed):
         raise TrainError(f"seeds is {seeds}; give how many (1 or more), or different numbers from 0")
-    return seed_list
+    return listed
 
 
 def _note_random_weights(chosen: Choice, note: Any) -> None:
