@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mgcli.cache import committed_file, writing
+from mgcli.fuse.calibration import log_loss
 from mgcli.fuse.grid import Cell
 from mgcli.fuse.metrics import over_seeds, scores, subject_intervals
 from mgcli.fuse.paired import PairedTest, compare_paired, p_text
@@ -109,7 +110,8 @@ class AblationTable:
         shown = [(split, name) for split, name in shown if any(name in row.metrics[split] for row in self.rows)]
         warnings = list(dict.fromkeys(row.about()["warnings"] for row in self.rows if row.about()["warnings"]))
         header = ["head", "modalities", *options, "seeds", "folds", *(f"{split} {name}" for split, name in shown)]
-        table = [[*header, "p subjects", "p McNemar", "weights", "protocol", "notes"]]
+        p_values = ["p subjects", "p McNemar"] if self.tests else []
+        table = [[*header, *p_values, "weights", "protocol", "notes"]]
         for row in self.rows:
             about, test = row.about(), self.tests.get(row.name)
             table.append(
@@ -118,7 +120,7 @@ class AblationTable:
                     *(str(row.options.get(name, "-")) for name in options),
                     *(about["seeds"], about["folds"] + ("" if row.complete else " (unfinished)")),
                     *(_score(row, split, name) for split, name in shown),
-                    *((p_text(test.p_subjects_holm), p_text(test.p_mcnemar_holm)) if test else ("-", "-")),
+                    *((p_text(test.p_subjects_holm), p_text(test.p_mcnemar_holm)) if test else "-" * len(p_values)),
                     *(about["weights"], about["protocol"]),
                     str(warnings.index(about["warnings"]) + 1) if about["warnings"] else "-",
                 ]
@@ -225,8 +227,10 @@ def ablation_table(
 
 
 def _validation(row: Row, task: str) -> list[float]:
-    """The scores that a row is sorted by: the task's main one, the others where that ties."""
-    return [row.metrics["val"][name]["mean"] for name in TASKS[task].shown if name in row.metrics["val"]]
+    """What a row is sorted by: the task's main score, the others where that ties, and the log loss."""
+    shown = [row.metrics["val"][name]["mean"] for name in TASKS[task].shown if name in row.metrics["val"]]
+    val = row.scores["val"]
+    return [*shown, -float(np.mean([log_loss(val.labels, each) for each in val.probabilities]))]
 
 
 def _row(task: str, cells: Sequence[Cell], folds: int, runs: Path) -> Row:

@@ -67,7 +67,7 @@ class TrainConfig:
                 raise TrainError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
         if not 0 < self.validation_fraction < 1:
             raise TrainError(f"validation_fraction is {self.validation_fraction}; it must be between 0 and 1")
-        if self.folds == 1 or not 0 <= self.fold < max(1, self.folds):
+        if self.folds == 1 or self.folds < 0 or not 0 <= self.fold < max(1, self.folds):
             raise TrainError(f"fold {self.fold} of {self.folds} folds; give 2 folds or more, and a fold from 0 below")
         if self.class_balance not in ("none", "loss", "logits"):
             raise TrainError(f"class_balance is {self.class_balance!r}; it must be none, loss or logits")

@@ -14,6 +14,7 @@ Pickles are read without running anything in them. numpy arrays and torch tensor
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,7 @@ def read_scores(path: Path, clips: pd.DataFrame | None, task: str, split: str, s
         if label is not None and table.labels[i] not in (UNKNOWN, label):
             raise ScoreError(
                 f"{path}: entry {i} is of class {label}, but {split} clip {i} of the table, {table.clip_ids[i]!r}, is "
-                f"of {classes[table.labels[i]]!r} (class {table.labels[i]}): the file was made from another list, or in "
-                "another order"
+                f"of {classes[table.labels[i]]!r}: the file was made from another list, or in another order"
             )
     return table
 
@@ -212,8 +212,10 @@ def _storage(content: bytes) -> Any:
 
 def _tensor(storage: Any, offset: int, size: Sequence[int], stride: Sequence[int], *_: Any) -> np.ndarray:
     """A view of a storage, which torch checks to lie within it."""
-    empty = torch.empty(0, dtype=storage.dtype)
-    tensor = empty.set_(storage.untyped(), int(offset), tuple(size), tuple(stride))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
+        empty = torch.empty(0, dtype=storage.dtype)
+        tensor = empty.set_(storage.untyped(), int(offset), tuple(size), tuple(stride))
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy().copy()
 
 
