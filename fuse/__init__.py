@@ -6,12 +6,16 @@ from mgcli.cache import lazy_names
 
 if TYPE_CHECKING:
     from mgcli.fuse.compare import compare_heads, describe_heads
+    from mgcli.fuse.ensemble import Ensemble, EnsembleError, make_ensemble
+    from mgcli.fuse.folds import FoldError
     from mgcli.fuse.grid import GridError, settings_of
     from mgcli.fuse.head import HEADS, FusionHead, HeadConfig, HeadError, HeadOutput, create_head
     from mgcli.fuse.loop import TrainConfig, TrainError, make_config
     from mgcli.fuse.paired import compare_runs
     from mgcli.fuse.predict import Evaluation, evaluate_run, predict_run
+    from mgcli.fuse.reproduce import Reproduction, reproduce_run
     from mgcli.fuse.run import Run, RunError, results_table
+    from mgcli.fuse.score_table import ScoreError
     from mgcli.fuse.selection import SelectionError
     from mgcli.fuse.task import TASKS, TaskError
     from mgcli.fuse.train import train_head
@@ -19,14 +23,19 @@ if TYPE_CHECKING:
 __all__ = [
     "HEADS",
     "TASKS",
+    "Ensemble",
+    "EnsembleError",
     "Evaluation",
+    "FoldError",
     "FusionHead",
     "GridError",
     "HeadConfig",
     "HeadError",
     "HeadOutput",
+    "Reproduction",
     "Run",
     "RunError",
+    "ScoreError",
     "SelectionError",
     "TaskError",
     "TrainConfig",
@@ -37,7 +46,9 @@ __all__ = [
     "describe_heads",
     "evaluate_run",
     "make_config",
+    "make_ensemble",
     "predict_run",
+    "reproduce_run",
     "results_table",
     "settings_of",
     "train_head",
@@ -47,12 +58,16 @@ __getattr__ = lazy_names(
     __name__,
     {  # module -> public names in it
         "compare": "compare_heads describe_heads",
+        "ensemble": "Ensemble EnsembleError make_ensemble",
+        "folds": "FoldError",
         "grid": "GridError settings_of",
         "head": "HEADS FusionHead HeadConfig HeadError HeadOutput create_head",
         "loop": "TrainConfig TrainError make_config",
         "paired": "compare_runs",
         "predict": "Evaluation evaluate_run predict_run",
+        "reproduce": "Reproduction reproduce_run",
         "run": "Run RunError results_table",
+        "score_table": "ScoreError",
         "selection": "SelectionError",
         "task": "TASKS TaskError",
         "train": "train_head",

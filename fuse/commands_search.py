@@ -193,7 +193,7 @@ def ensemble(
     as_json: JsonOption = False,
 ) -> None:
     """Add the class scores of runs and score files, weighted; the result reads as a run."""
-    from mgcli.fuse.ensemble import make_ensemble
+    from mgcli.fuse import make_ensemble
 
     project = project_with(cache=cache, runs=runs)
     table = None
@@ -222,7 +222,7 @@ def reproduce(
 ) -> None:
     """Train a run again from its folder, and say whether it came out the same; exit 1 where it did not."""
     from mgcli.cache import read_clip_table
-    from mgcli.fuse.reproduce import reproduce_run
+    from mgcli.fuse import reproduce_run
 
     opened = open_project_cache(project_with(cache=cache).cache)
     report = reproduce_run(run, opened, clips=read_clip_table(clips) if clips else None)

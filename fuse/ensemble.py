@@ -192,9 +192,10 @@ def _scores(
 
 def _aligned(tables: Sequence[ScoreTable], sources: Sequence[Path]) -> list[ScoreTable]:
     """The same clips in the same order, over the classes that any source knows; who does not know one gives it 0."""
-    names = pd.DataFrame({"gesture": sorted({name for table in tables for name in table.classes})})
-    emotion = tables[0].classes if all(table.classes == tables[0].classes for table in tables) else None
-    classes = emotion or label_classes(names, "gesture")
+    classes = tables[0].classes
+    if any(table.classes != classes for table in tables):  # of gestures: emotion has always the same two
+        known = pd.DataFrame({"gesture": [name for table in tables for name in table.classes]})
+        classes = label_classes(known, "gesture")
     result = []
     for table, source in zip(tables, sources, strict=True):
         try:

@@ -229,10 +229,10 @@ learning_rate = [1e-3, 2e-3]
 """
 
 
-def start_ablate(folder: Path, runs: str) -> subprocess.Popen[bytes]:
+def start_ablate(folder: Path, runs: str, processes: int = 2) -> subprocess.Popen[bytes]:
     words = ["ablate", "--task", "gesture", "--grid", "grid.toml", "--runs", runs, "--out", f"{runs}/out"]
     return subprocess.Popen(
-        [sys.executable, "-m", "mgcli.cli", *words, "--processes", "2"],
+        [sys.executable, "-m", "mgcli.cli", *words, "--processes", str(processes)],
         cwd=folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -245,15 +245,15 @@ def finished(runs: Path) -> dict[str, int]:
     return {each.parent.name: each.stat().st_mtime_ns for each in runs.glob("gesture-*/metrics.json")}
 
 
-def kill_and_compare(folder: Path, kills: int) -> None:
+def kill_and_compare(folder: Path, kills: int, processes: int) -> None:
     """An undisturbed grid and one that is killed so often: the same tables, and no finished run made anew."""
     (folder / "grid.toml").write_text(GRID)
-    assert start_ablate(folder, "calm").wait() == 0
+    assert start_ablate(folder, "calm", processes).wait() == 0
     rng = np.random.default_rng(0)
     seen: dict[str, int] = {}
     hits = 0
     for number in range(kills):
-        process = start_ablate(folder, "killed")
+        process = start_ablate(folder, "killed", processes)
         wanted = len(seen) + int(rng.integers(2))  # at a random moment after none or one run more
         while process.poll() is None and len(finished(folder / "killed")) < wanted:
             time.sleep(0.01)
@@ -261,8 +261,8 @@ def kill_and_compare(folder: Path, kills: int) -> None:
             time.sleep(rng.uniform(0.5, 4))
         time.sleep(rng.uniform(0, 0.2))
         hits += process.poll() is None
-        if number % 2:
-            os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
+        if number % 2 and process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
         else:
             process.kill()  # its workers must end by themselves
         process.wait()
@@ -270,7 +270,7 @@ def kill_and_compare(folder: Path, kills: int) -> None:
         assert seen.items() <= now.items(), "a finished run was lost or done again"
         seen = now
     assert hits >= kills / 2
-    assert start_ablate(folder, "killed").wait() == 0
+    assert start_ablate(folder, "killed", processes).wait() == 0
     assert seen.items() <= finished(folder / "killed").items()
     assert len(finished(folder / "killed")) == 12
     for name in ("table.csv", "table.md", "table.tex"):
@@ -278,12 +278,20 @@ def kill_and_compare(folder: Path, kills: int) -> None:
 
 
 def test_a_killed_grid_gives_the_same_table(cache: FeatureCache, tmp_path: Path) -> None:
-    kill_and_compare(tmp_path, kills=2)
+    kill_and_compare(tmp_path, kills=1, processes=1)
 
 
 @pytest.mark.faults
 def test_a_grid_that_is_killed_ten_times_gives_the_same_table(cache: FeatureCache, tmp_path: Path) -> None:
-    kill_and_compare(tmp_path, kills=10)
+    kill_and_compare(tmp_path, kills=10, processes=2)
+
+
+@pytest.mark.faults
+def test_two_commands_share_a_grid(cache: FeatureCache, tmp_path: Path) -> None:
+    (tmp_path / "grid.toml").write_text(GRID)
+    both = [start_ablate(tmp_path, "runs") for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    assert len(finished(tmp_path / "runs")) == 12
 
 
 def test_ctrl_c_writes_the_table_of_what_is_finished(cache: FeatureCache, tmp_path: Path) -> None:
