@@ -72,8 +72,8 @@ def fit_threshold(labels: np.ndarray, positive: np.ndarray, prior: float = 0.5) 
     values = np.unique(positive)
     between = (values[1:] + values[:-1]) / 2
     cuts = np.unique([0.0, *between, 0.5, 1.0 + 1e-9])  # from all positive to none; 0.5 where it is as good
-    said = positive[None] >= cuts[:, None]  # (cuts, n)
-    accuracy = prior * said[:, labels == 1].mean(axis=1) + (1 - prior) * (~said[:, labels == 0]).mean(axis=1)
+    below = [np.searchsorted(np.sort(own), cuts) / len(own) for own in (positive[labels == 0], positive[labels == 1])]
+    accuracy = prior * (1 - below[1]) + (1 - prior) * below[0]
     best = cuts[accuracy >= accuracy.max() - 1e-12]
     return float(best[np.abs(best - 0.5).argmin()])
 

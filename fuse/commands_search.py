@@ -86,8 +86,9 @@ def ablate(
     notes = _notes(project)
 
     def note(text: str) -> None:
-        notes.append(text)
-        say(f"warning: {text}")
+        if text not in notes:
+            notes.append(text)
+            say(f"warning: {text}")
 
     named = {key: str(value) for key, value in key_values(features, "--features").items()}
     cells = plan_cells(opened, task, make_grid(content), table, named, base.get("options"), note)
@@ -162,8 +163,8 @@ def tune(
         folder = out or project.runs / f"tuning-{task}-{search}-{search_seed}"
         tuned.table.write(folder)
         main = tuned.table.to_json()["sorted_by"]
-        write_settings(folder / "settings.toml", tuned.best, tuned.settings, f"best of {trials} trials by {main}")
-        result = {**tuned.table.to_json(), "best": tuned.settings, "settings": str(folder / "settings.toml")}
+        write_settings(folder / "settings.toml", tuned.best, f"best of {trials} trials by {main}")
+        result = {**tuned.table.to_json(), "best": tuned.best.options, "settings": str(folder / "settings.toml")}
         text = f"{tuned.table.text()}\ngo on with: mgcli fuse-train --task {task} --settings {folder / 'settings.toml'}"
         print_result(result, text, as_json)
     if tuned.outcome.failed or tuned.outcome.left:

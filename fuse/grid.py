@@ -10,7 +10,7 @@ A grid file; every key may hold one value or a list, and every key may be left o
     [options]                # any setting of the training or the head
     learning_rate = [3e-4, 1e-3]
 
-A grid of single values is a settings file: what `tune` writes and `fuse-train --settings` reads.
+Single values alone, without seeds and folds, make a settings file: `tune` writes it, `fuse-train --settings` reads it.
 """
 
 from __future__ import annotations
@@ -55,11 +55,6 @@ class Grid:
         """Every combination of the options."""
         return [dict(zip(self.options, values, strict=True)) for values in itertools.product(*self.options.values())]
 
-    @property
-    def varied(self) -> list[str]:
-        """The options with several values."""
-        return [name for name, values in self.options.items() if len(values) > 1]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
@@ -71,7 +66,7 @@ class Cell:
     label: str
     modalities: tuple[str, ...]
     features: dict[str, str]  # modality -> fingerprint
-    options: dict[str, Any]  # as the grid gives them
+    options: dict[str, Any]  # all that was set, the rest is as usual
     config: TrainConfig
     seeds: tuple[int, ...]
 
@@ -112,14 +107,17 @@ def read_grid(path: Path) -> dict[str, Any]:
 
 
 def settings_of(path: Path) -> dict[str, Any]:
-    """A settings file: a grid of single values.
+    """A settings file: a grid of single values, without seeds and folds.
 
     Raises:
         GridError: it cannot be read, or a key has several values.
     """
     content = read_grid(path)
+    for name in ("seeds", "folds"):
+        if name in content:
+            raise GridError(f"{path}: {name} is no setting of a head; give --{name}, or put it into a grid file")
     for name, value in {**content, **content.get("options", {})}.items():
-        if isinstance(value, list) and name != "seeds":
+        if isinstance(value, list):
             raise GridError(f"{path}: {name} has several values; that is a grid, for mgcli ablate --grid {path}")
     return content
 
@@ -186,7 +184,8 @@ def plan_cells(
     row = -1
     for head, modalities, settings in itertools.product(grid.heads, grid.modalities, grid.settings()):
         chosen = _choose(cache, of_task, head, modalities, features or {}, say)
-        config = make_config({**(base or {}), **settings})
+        options = {**(base or {}), **settings}
+        config = make_config(options)
         _check_builds(chosen, config)
         for each in chosen.feature_sets.values():
             if each.name not in hashes:
@@ -206,7 +205,7 @@ def plan_cells(
                     label=chosen.label,
                     modalities=tuple(chosen.modalities),
                     features={name: each.spec.fingerprint for name, each in chosen.feature_sets.items()},
-                    options=settings,
+                    options=options,
                     config=of_fold,
                     seeds=grid.seeds,
                 ),

@@ -85,13 +85,13 @@ def _from_csv(path: Path, clips: pd.DataFrame | None, task: str, split: str, sca
     except ValueError as error:
         raise ScoreError(f"{path}: a score is no number ({error})") from None
     by_clip = values.groupby(content["clip_id"], sort=False).mean()  # over the seeds, where there are several
+    doubled = content.duplicated([name for name in ("clip_id", "seed") if name in content])
+    if doubled.any():
+        raise ScoreError(f"{path}: clip {content['clip_id'][doubled].iloc[0]!r} has several rows")
     if clips is None:
         if not {"subject_id", "split", "true"} <= set(content):
             raise ScoreError(f"{path} says nothing of labels and subjects: give the clip table with --clips")
         clips = content.drop_duplicates("clip_id").rename(columns={"true": task})
-    elif by_clip.index.has_duplicates or ("seed" not in content and content["clip_id"].duplicated().any()):
-        doubled = content.loc[content["clip_id"].duplicated(), "clip_id"].iloc[0]
-        raise ScoreError(f"{path}: clip {doubled!r} has several rows")
     rows = clips[clips["split"] == split]
     missing = sorted(set(rows["clip_id"]) - set(by_clip.index))
     if missing or rows.empty:

@@ -69,7 +69,6 @@ class Tuned:
     table: AblationTable | None  # of the finished trials, best first
     outcome: Outcome
     best: Cell | None  # of the best trial
-    settings: dict[str, Any]  # its options, and those of every trial
 
 
 def tune(
@@ -134,7 +133,7 @@ def tune(
         outcome = _optuna_trials(space, trials, seed, task, runs, planned, plan, train)
     made = ablation_table(task, planned, outcome.done, runs, paired=False) if outcome.done else None
     best = next((c for c in outcome.done if made and c.name == made.rows[0].runs[0].name), None)
-    return Tuned(table=made, outcome=outcome, best=best, settings={**(base or {}), **(best.options if best else {})})
+    return Tuned(table=made, outcome=outcome, best=best)
 
 
 def read_space(path: Path) -> dict[str, Range]:
@@ -166,7 +165,7 @@ def read_space(path: Path) -> dict[str, Range]:
     return space
 
 
-def write_settings(path: Path, best: Cell, options: Mapping[str, Any], about: str) -> None:
+def write_settings(path: Path, best: Cell, about: str) -> None:
     """The best trial as a settings file, which `fuse-train` and `ablate` take with --settings."""
     lines = [
         *(f"# {line}" for line in about.splitlines()),
@@ -174,7 +173,7 @@ def write_settings(path: Path, best: Cell, options: Mapping[str, Any], about: st
         f"modalities = {json.dumps(','.join(best.modalities))}",
         "",
         "[options]",
-        *(f"{name} = {json.dumps(value)}" for name, value in options.items()),
+        *(f"{name} = {json.dumps(value)}" for name, value in best.options.items()),
     ]
     with writing(path), committed_file(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

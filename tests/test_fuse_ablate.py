@@ -135,6 +135,9 @@ def test_grid_files_that_are_none(tmp_path: Path) -> None:
     file.write_text("head = ['concat', 'logistic']")
     with pytest.raises(GridError, match=r"head has several values; that is a grid, for mgcli ablate --grid"):
         settings_of(file)
+    file.write_text("seeds = 3")
+    with pytest.raises(GridError, match=r"seeds is no setting of a head; give --seeds"):
+        settings_of(file)
 
 
 # Training

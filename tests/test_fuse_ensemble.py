@@ -100,6 +100,9 @@ def test_a_csv_goes_by_clip_id(tmp_path: Path) -> None:
     frame = pd.DataFrame(scores, columns=[str(k) for k in range(K)]).assign(clip_id=table["clip_id"])
     frame.sample(frac=1, random_state=0).to_csv(tmp_path / "scores.csv", index=False)
     assert read_scores(tmp_path / "scores.csv", table, "gesture", "test").mean == pytest.approx(scores)
+    pd.concat([frame, frame[:1]]).to_csv(tmp_path / "twice.csv", index=False)
+    with pytest.raises(ScoreError, match=r"clip 'test0' has several rows"):
+        read_scores(tmp_path / "twice.csv", table, "gesture", "test")
     frame[:5].to_csv(tmp_path / "few.csv", index=False)
     with pytest.raises(ScoreError, match=r"lacks 7 of 12 test clips"):
         read_scores(tmp_path / "few.csv", table, "gesture", "test")

@@ -81,11 +81,13 @@ def test_heads_that_are_alike_are_told_apart_as_seldom_as_the_level_says() -> No
     assert np.mean(np.array(found) <= 0.05) <= 0.08
 
 
-def test_results_of_other_clips_are_not_compared() -> None:
-    ours = table(np.ones(4, bool))
-    with pytest.raises(ScoreError, match=r"different clips: 2 are in one only \('c4', 'c5'\)"):
-        compare_paired(ours, {"other": table(np.ones(6, bool))})
-    relabelled = table(np.ones(4, bool))
+def test_only_shared_clips_are_compared_and_their_number_is_said() -> None:
+    ours, theirs = table(np.ones(6, bool)), table(np.zeros(6, bool))
+    (found,) = compare_paired(ours, {"other": theirs.rows(np.array([4, 1, 3]))})
+    assert (found.num_clips, found.num_subjects, found.lead) == (3, 3, 1.0)
+    with pytest.raises(ScoreError, match="other was not scored on any of the 2 clips"):
+        compare_paired(ours.rows(np.arange(2)), {"other": theirs.rows(np.arange(2, 6))})
+    relabelled = table(np.ones(6, bool))
     relabelled.labels[2] = 1 - relabelled.labels[2]
     with pytest.raises(ScoreError, match="clip 'c2' has another label or subject"):
         compare_paired(ours, {"other": relabelled})

@@ -46,10 +46,10 @@ def test_a_search_resumes_and_writes_settings(cache: FeatureCache, tmp_path: Pat
     assert before.items() <= after.items()
     assert len(after) == 3
     assert tuned.table.rows[0].runs[0].name == tuned.best.name
-    write_settings(tmp_path / "best.toml", tuned.best, tuned.settings, "about")
+    write_settings(tmp_path / "best.toml", tuned.best, "about")
     content = settings_of(tmp_path / "best.toml")
     assert (content["head"], content["modalities"]) == ("concat", "video,pose")
-    assert make_config(content["options"]) == make_config({**TINY, **tuned.best.options})
+    assert make_config(content["options"]) == tuned.best.config
 
 
 def test_test_clips_are_not_even_loaded(cache: FeatureCache, tmp_path: Path) -> None:
