@@ -156,8 +156,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def paired_table(head: str, split: str, tests: Sequence[PairedTest]) -> str:
     """The tests for people."""
     title = (
-        f"{head} against the others on {split} clips; p-values by flipping subjects and by McNemar over clips, corrected "
-        f"for {len(tests)} comparison(s) by Holm"
+        f"{head} against the others on {split} clips; p-values by flipping subjects and by McNemar over clips, "
+        f"corrected for {len(tests)} comparison(s) by Holm"
     )
     rows = [["against", "clips", "subjects", "top1 lead", "p subjects", "p McNemar"]]
     rows += [

@@ -5,7 +5,7 @@ A run folder holds:
 | file                   | what                                                                          |
 |------------------------|-------------------------------------------------------------------------------|
 | config.json            | task, head, modalities, feature sets, classes, clips, seeds, settings, versions, warnings |
-| metrics.json           | what `Run.to_json` gives, and confusion matrices                              |
+| metrics.json           | what `Run.to_json` gives, calibration among it, and confusion matrices        |
 | predictions.csv        | one row per seed and clip of val and test: true, predicted, p_CLASS           |
 | history.csv            | one row per seed and epoch                                                    |
 | head-seedN.safetensors | the weights of each seed, input statistics among them                         |

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mgcli.cache import label_classes, read_plain_pickle
+from mgcli.cache import label_classes, read_plain_pickle, warn
 from mgcli.fuse.score_table import UNKNOWN, ScoreError, ScoreTable, score_table
 
 SCALES = ("auto", "probability", "logit")
@@ -192,6 +192,7 @@ def _probabilities(scores: np.ndarray, scale: str, path: Path) -> np.ndarray:
             scale = "probability"
         elif (scores < 0).any():
             scale = "logit"
+            warn(f"{path}: its scores are logits, so a softmax is taken; --scale probability would refuse them")
         else:
             raise ScoreError(
                 f"{path}: its scores are neither probabilities (the first sum to {sums[0]:.3g}) nor plainly logits "
