@@ -29,6 +29,7 @@ from mgcli.extract.commands import app as extract_app
 from mgcli.extract.commands import bench_app as extract_bench_app
 from mgcli.extract.commands import cache_app as extract_cache_app
 from mgcli.fuse.commands import app as fuse_app
+from mgcli.fuse.commands_search import app as fuse_search_app
 
 app = typer.Typer(
     name="mgcli",
@@ -97,7 +98,7 @@ def demo(
         train_pose_backbone,
         weights_are_here,
     )
-    from mgcli.fuse import compare_heads, make_config, results_table
+    from mgcli.fuse import compare_heads, compare_runs, make_config, results_table
 
     started = time.monotonic()
     project = Project(
@@ -147,7 +148,7 @@ def demo(
     for task in ("gesture", "emotion"):
         runs = compare_heads(cache, task, seeds=seeds, runs=project.runs, notes=["synthetic data"], config=config)
         tasks[task] = {run.label: run.metrics["test"]["top1"]["mean"] for run in runs}
-        typer.echo(results_table(runs) + "\n", err=as_json)
+        typer.echo(f"{results_table(runs)}\n\n{compare_runs(runs[-1], runs[:-1]).text()}\n", err=as_json)
     seconds = round(time.monotonic() - started, 1)
     result = {"tasks": tasks, "pose_streams": pose.scores, "seconds": seconds, "weights": used, "data": "synthetic"}
     done = f"{note}\ndone in {seconds:.0f} s; go on with: cd {folder} && mgcli fuse-train --task emotion"
@@ -156,6 +157,7 @@ def demo(
 
 app.add_typer(extract_app)
 app.add_typer(fuse_app)
+app.add_typer(fuse_search_app)
 cache_app.add_typer(extract_cache_app)
 app.add_typer(cache_app, name="cache")
 bench_app = typer.Typer(

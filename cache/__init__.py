@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from mgcli.cache.maintain import CompactReport, GarbageReport, collect_garbage, compact, remove_feature_set
     from mgcli.cache.merge import MergeReport, merge_cache
     from mgcli.cache.named import named_class
+    from mgcli.cache.plain_pickle import read_plain_pickle
     from mgcli.cache.progress import Progress, warn
     from mgcli.cache.project import Project, load_project, write_project
     from mgcli.cache.protocols import CLASS_GROUPS, CLASS_NAMES, OWN_VALIDATION, PROTOCOLS, Protocol, class_name
@@ -111,6 +112,7 @@ __all__ = [
     "named_class",
     "open_cache",
     "read_clip_table",
+    "read_plain_pickle",
     "remove_feature_set",
     "subjects_are_known",
     "verify_cache",
@@ -139,6 +141,7 @@ __getattr__ = lazy_names(
         "importing_share": "ShareReport import_share",
         "exchange_share": "is_share",
         "named": "named_class",
+        "plain_pickle": "read_plain_pickle",
         "progress": "Progress warn",
         "project": "Project load_project write_project",
         "protocols": "CLASS_GROUPS CLASS_NAMES OWN_VALIDATION PROTOCOLS Protocol class_name",

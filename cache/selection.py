@@ -42,6 +42,11 @@ class ClipSelection:
         """(n,) int64: tokens of each clip."""
         return self._counts
 
+    @property
+    def checksums(self) -> np.ndarray:
+        """(n,) uint32: CRC-32C of each clip's tokens as they are stored."""
+        return self._reader.index.entries["crc32c"][self._entries]
+
     def load(
         self, rows: np.ndarray | None = None, *, out: np.ndarray | None = None, threads: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:

@@ -169,8 +169,8 @@ def _read(table: pd.DataFrame, workers: int, progress: bool) -> ReadTime:
     with_sources = add_sources(table)
     known = time.perf_counter()
     requests = clip_requests(with_sources, _Joints(), modality="pose")
+    read = partial(read_file, decoders=InlineDecoders())  # no video is read
     with Progress("skeletons", len(requests), unit="clip", shown=progress) as bar:
-        read = partial(read_file, decoders=InlineDecoders())
         for event in read_ahead(by_file(requests), read, workers=workers, lookahead=16):
             if isinstance(event, ClipFailed):
                 raise MgcliError(f"clip {event.request.clip_id}: {event.reason}")

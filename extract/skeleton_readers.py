@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 
+from mgcli.cache import read_plain_pickle
 from mgcli.extract.skeleton_csv import mixed_confidence, read_csv_points
 from mgcli.extract.skeleton_layouts import LAYOUTS, JointLayout, SkeletonError
-from mgcli.extract.skeleton_pickle import read_plain_pickle
 from mgcli.extract.skeleton_xlsx import read_sheet
 
 NTU_NUMBERS = 12  # a joint: x, y, z in metres, 8 of pixel places and orientation, tracking state
@@ -95,7 +95,7 @@ def read_openpose(folder: Path) -> SkeletonFile:
 
 def read_annotations(path: Path) -> Iterator[SkeletonFile]:
     """Every clip of a pyskl or mmaction2 pickle: a list of annotations, or a dict with one under `annotations`."""
-    content = read_plain_pickle(path)
+    content = read_plain_pickle(path, error=SkeletonError)
     annotations = content.get("annotations") if isinstance(content, dict) else content
     if not isinstance(annotations, list):
         raise SkeletonError(f"{path}: no list of annotations in it")

@@ -6,9 +6,15 @@ from mgcli.cache import lazy_names
 
 if TYPE_CHECKING:
     from mgcli.fuse.compare import compare_heads, describe_heads
+    from mgcli.fuse.ensemble import Ensemble, EnsembleError, make_ensemble
+    from mgcli.fuse.folds import FoldError
+    from mgcli.fuse.grid import GridError, settings_of
     from mgcli.fuse.head import HEADS, FusionHead, HeadConfig, HeadError, HeadOutput, create_head
+    from mgcli.fuse.paired import compare_runs
     from mgcli.fuse.predict import Evaluation, evaluate_run, mean_predictions, predict_run
+    from mgcli.fuse.reproduce import Reproduction, reproduce_run
     from mgcli.fuse.run import Run, RunError, results_table
+    from mgcli.fuse.score_table import ScoreError
     from mgcli.fuse.selection import SelectionError
     from mgcli.fuse.settings import TrainConfig, TrainError, make_config
     from mgcli.fuse.submit import SUBMISSION_FORMS, Submission, SubmissionForm, SubmitError, submit_runs
@@ -19,13 +25,19 @@ __all__ = [
     "HEADS",
     "SUBMISSION_FORMS",
     "TASKS",
+    "Ensemble",
+    "EnsembleError",
     "Evaluation",
+    "FoldError",
     "FusionHead",
+    "GridError",
     "HeadConfig",
     "HeadError",
     "HeadOutput",
+    "Reproduction",
     "Run",
     "RunError",
+    "ScoreError",
     "SelectionError",
     "Submission",
     "SubmissionForm",
@@ -34,13 +46,17 @@ __all__ = [
     "TrainConfig",
     "TrainError",
     "compare_heads",
+    "compare_runs",
     "create_head",
     "describe_heads",
     "evaluate_run",
     "make_config",
+    "make_ensemble",
     "mean_predictions",
     "predict_run",
+    "reproduce_run",
     "results_table",
+    "settings_of",
     "submit_runs",
     "train_head",
 ]
@@ -49,9 +65,15 @@ __getattr__ = lazy_names(
     __name__,
     {  # module -> public names in it
         "compare": "compare_heads describe_heads",
+        "ensemble": "Ensemble EnsembleError make_ensemble",
+        "folds": "FoldError",
+        "grid": "GridError settings_of",
         "head": "HEADS FusionHead HeadConfig HeadError HeadOutput create_head",
+        "paired": "compare_runs",
         "predict": "Evaluation evaluate_run mean_predictions predict_run",
+        "reproduce": "Reproduction reproduce_run",
         "run": "Run RunError results_table",
+        "score_table": "ScoreError",
         "selection": "SelectionError",
         "settings": "TrainConfig TrainError make_config",
         "submit": "SUBMISSION_FORMS Submission SubmissionForm SubmitError submit_runs",

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 RunsOption = Annotated[Path | None, typer.Option("--runs", help="Folder of the runs; default from mgcli.toml.")]
+AllowUnseenOption = Annotated[
+    bool, typer.Option("--allow-unseen-classes", help="Accept classes that have no training clip.")
+]
 RunArgument = Annotated[Path, typer.Argument(help="A run's folder.")]
 
 
@@ -37,16 +40,18 @@ def fuse_train(
     task: Annotated[str, typer.Option(help="gesture or emotion.")],
     head: Annotated[str | None, typer.Option(help="See `mgcli heads`, or package.module:Class.")] = None,
     modalities: Annotated[str | None, typer.Option(help="Such as video,pose; default the task's.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings: with seed 0, 1, ...")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings: with seed 0, 1, ...")] = 5,
     baselines: Annotated[bool, typer.Option("--baselines", help="Train every baseline too, and compare.")] = False,
     features: Annotated[
         list[str] | None,
         typer.Option(help="MODALITY=FINGERPRINT (or backbone), where a modality has several feature sets."),
     ] = None,
     option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, any setting of the training or head.")] = None,
-    allow_unseen_classes: Annotated[
-        bool, typer.Option("--allow-unseen-classes", help="Accept classes that have no training clip.")
-    ] = False,
+    settings: Annotated[Path | None, typer.Option(help="TOML file of settings, as `mgcli tune` writes it.")] = None,
+    track: Annotated[
+        str | None, typer.Option(help="tensorboard: watch each epoch (pip install 'mgcli[tracking]').")
+    ] = None,
+    allow_unseen_classes: AllowUnseenOption = False,
     allow_leakage: AllowLeakageOption = False,
     clips: ClipsOption = None,
     cache: CacheOption = None,
@@ -55,29 +60,33 @@ def fuse_train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a fusion head on the cache, with several seeds, and score it on the test clips."""
-    from mgcli.fuse import compare_heads, make_config, results_table, train_head
+    from mgcli.fuse import compare_heads, compare_runs, make_config, results_table, settings_of, train_head
 
     project = project_with(cache=cache, runs=runs)
     opened = open_project_cache(project.cache)
-    settings = key_values(option, "--option")
+    given = settings_of(settings) if settings else {}
+    head, modalities = head or given.get("head"), modalities or given.get("modalities")
+    options = given.get("options", {}) | key_values(option, "--option")
     if allow_unseen_classes:
-        settings["allow_unseen_classes"] = True
+        options["allow_unseen_classes"] = True
     if allow_leakage:
-        settings["allow_leakage"] = True
+        options["allow_leakage"] = True
     arguments: dict[str, Any] = {
         "head": head,
         "modalities": [name.strip() for name in modalities.split(",")] if modalities else None,
         "seeds": seeds,
-        "config": make_config(settings),
+        "config": make_config(options),
         "features": {key: str(value) for key, value in key_values(features, "--features").items()},
-        "clips": _training_clips(opened, project, clips, protocol),
+        "clips": training_clips(opened, project, clips, protocol),
         "runs": project.runs,
+        "track": track,
         "notes": ["synthetic data"] if project.dataset == "demo" else [],
     }
     if baselines:
         compared = compare_heads(opened, task, **arguments)
+        paired = compare_runs(compared[-1], compared[:-1])
         result = compared[-1].to_json() | {"baselines": [each.to_json() for each in compared[:-1]]}
-        print_result(result, results_table(compared), as_json)
+        print_result(result | paired.to_json(), f"{results_table(compared)}\n\n{paired.text()}", as_json)
     else:
         run = train_head(opened, task, **arguments)
         print_result(run.to_json(), run.summary(), as_json)
@@ -98,7 +107,7 @@ def evaluate(
 
     project = project_with(cache=cache)
     opened = open_project_cache(project.cache)
-    table = _training_clips(opened, project, clips, protocol)
+    table = training_clips(opened, project, clips, protocol)
     evaluation = evaluate_run(run, opened, split=split, clips=table, allow_leakage=allow_leakage)
     print_result(evaluation.to_json(), evaluation.summary(), as_json)
 
@@ -117,7 +126,7 @@ def predict(
 
     project = project_with(cache=cache)
     opened = open_project_cache(project.cache)
-    predictions = predict_run(run, opened, clips=_training_clips(opened, project, clips, protocol))
+    predictions = predict_run(run, opened, clips=training_clips(opened, project, clips, protocol))
     if out is None:
         typer.echo(predictions.to_csv(index=False, float_format="%.6g"), nl=False)
         return
@@ -128,7 +137,9 @@ def predict(
 
 @app.command()
 def submit(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A run's folder; several are averaged.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="A run's or an ensemble's folder; several are averaged.")
+    ],
     form: Annotated[str, typer.Option(help="miga2023-track1, miga2025-track1 or miga2025-track3.")],
     out: Annotated[Path, typer.Option(help="File to write: .zip as the challenge takes it, or the bare .csv.")],
     weight: Annotated[
@@ -148,7 +159,7 @@ def submit(
 
     project = project_with(cache=cache)
     opened = open_project_cache(project.cache)
-    table = _training_clips(opened, project, clips, protocol) if clips or protocol else None
+    table = training_clips(opened, project, clips, protocol) if clips or protocol else None
     submission = submit_runs(runs, opened, out, form=form, weights=weight or None, probability=probability, clips=table)
     print_result(submission.to_json(), submission.summary(), as_json)
 
@@ -161,7 +172,7 @@ def heads(as_json: JsonOption = False) -> None:
     print_rows(describe_heads(), as_json)
 
 
-def _training_clips(cache: FeatureCache, project: Project, clips: Path | None, protocol: str | None) -> pd.DataFrame:
+def training_clips(cache: FeatureCache, project: Project, clips: Path | None, protocol: str | None) -> pd.DataFrame:
     """The clip table of a flag, or the newest that the cache keeps of the project's protocol.
 
     A file follows the protocol that --protocol names, and none without it.

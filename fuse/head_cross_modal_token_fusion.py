@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from mgcli.fuse.data import TokenStatistics
 from mgcli.fuse.head import FusionHead, HeadConfig, HeadOutput
-from mgcli.fuse.layers import Attention, FeedForward, GatedResidual, JointClassifier, TokenInput
+from mgcli.fuse.layers import Attention, FeedForward, GatedResidual, JointClassifier, TokenInput, blank_clip
 from mgcli.fuse.transformer import CrossAttentionLayer
 
 
@@ -60,13 +60,25 @@ class CrossModalTokenFusion(FusionHead):
             )
         self.classify = JointClassifier(self.modalities, width, config.rank, num_classes, config.dropout)
 
+    @torch.no_grad()
     def set_statistics(self, statistics: Mapping[str, TokenStatistics]) -> None:
         for name in self.modalities:
             cast(TokenInput, self.inputs[name]).set_statistics(statistics[name])
+        training = self.training
+        self.eval()
+        self.classify.centre(self._summarise(*blank_clip(statistics)))
+        self.train(training)
 
     def forward(
         self, tokens: Mapping[str, Tensor], mask: Mapping[str, Tensor], time: Mapping[str, Tensor]
     ) -> HeadOutput:
+        present = {name: mask[name].any(dim=1, keepdim=True) for name in self.modalities}  # (B, 1)
+        return self.classify(self._summarise(tokens, mask, time), present)
+
+    def _summarise(
+        self, tokens: Mapping[str, Tensor], mask: Mapping[str, Tensor], time: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """modality -> (B, W)."""
         present = {name: mask[name].any(dim=1, keepdim=True) for name in self.modalities}  # (B, 1)
         x, real = {}, {}
         for name in self.modalities:
@@ -83,7 +95,7 @@ class CrossModalTokenFusion(FusionHead):
                 shared = self.gather[depth](shared, *_side_by_side(self.modalities, x, real))
                 every = shared.new_ones(shared.shape[:2], dtype=torch.bool)  # (B, Q)
                 x = {name: layer[name](x[name], shared, every) for name in self.modalities}
-        return self.classify({name: x[name][:, 0] for name in self.modalities}, present)
+        return {name: x[name][:, 0] for name in self.modalities}
 
     def _others(
         self, name: str, x: Mapping[str, Tensor], real: Mapping[str, Tensor]

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from mgcli.fuse.data import TokenStatistics
 from mgcli.fuse.head import FusionHead, HeadConfig, HeadOutput
-from mgcli.fuse.layers import Attention, FeedForward, GatedResidual, JointClassifier, TokenInput
+from mgcli.fuse.layers import Attention, FeedForward, GatedResidual, JointClassifier, TokenInput, blank_clip
 
 
 class InterFusion(FusionHead):
@@ -50,13 +50,25 @@ class InterFusion(FusionHead):
         )
         self.classify = JointClassifier(self.modalities, width, config.rank, num_classes, config.dropout)
 
+    @torch.no_grad()
     def set_statistics(self, statistics: Mapping[str, TokenStatistics]) -> None:
         for name in self.modalities:
             cast(TokenInput, self.inputs[name]).set_statistics(statistics[name])
+        training = self.training
+        self.eval()
+        self.classify.centre(self._summarise(*blank_clip(statistics)))
+        self.train(training)
 
     def forward(
         self, tokens: Mapping[str, Tensor], mask: Mapping[str, Tensor], time: Mapping[str, Tensor]
     ) -> HeadOutput:
+        present = {name: mask[name].any(dim=1, keepdim=True) for name in self.modalities}  # (B, 1)
+        return self.classify(self._summarise(tokens, mask, time), present)
+
+    def _summarise(
+        self, tokens: Mapping[str, Tensor], mask: Mapping[str, Tensor], time: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """modality -> (B, W)."""
         present = {name: mask[name].any(dim=1, keepdim=True) for name in self.modalities}  # (B, 1)
         embedded, x = {}, {}
         for name in self.modalities:
@@ -66,7 +78,7 @@ class InterFusion(FusionHead):
         for layer in cast(list[dict[str, _Layer]], self.layers):
             x = {name: layer[name].pool(x[name], embedded[name], mask[name]) for name in self.modalities}
             x = {name: layer[name](x[name], *self._others(name, x, present)) for name in self.modalities}
-        return self.classify({name: x[name].mean(dim=1) for name in self.modalities}, present)
+        return {name: x[name].mean(dim=1) for name in self.modalities}
 
     def _others(
         self, name: str, x: Mapping[str, Tensor], present: Mapping[str, Tensor]

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from mgcli.cache import CLASS_GROUP_NAMES
+from mgcli.fuse.intervals import clustered_interval
 
 NUM_RESAMPLES = 2000
-CONFIDENCE = 0.95
 GROUP_SCORES = {name: f"{name}_accuracy" for name in CLASS_GROUP_NAMES}
 CONFUSION_METRICS = ("top1", "macro_f1", "mean_class_accuracy")  # those that have an interval
 
@@ -70,7 +70,7 @@ def over_seeds(values: Sequence[dict[str, float]]) -> dict[str, dict[str, Any]]:
 def subject_intervals(
     labels: np.ndarray, predicted: Sequence[np.ndarray], subjects: np.ndarray, num_classes: int
 ) -> dict[str, list[float]]:
-    """95 % percentile intervals of the mean over seeds, by drawing whole subjects again and again.
+    """95 % intervals of the mean over seeds, by drawing whole subjects again and again: see `intervals`.
 
     Clips of one person are alike, so that drawing clips would make intervals far too narrow.
 
@@ -89,16 +89,20 @@ def subject_intervals(
         return {}
     rng = np.random.default_rng(0)
     drawn = rng.multinomial(num_subjects, np.full(num_subjects, 1 / num_subjects), size=NUM_RESAMPLES)  # (G, S)
-    samples: dict[str, list[np.ndarray]] = {name: [] for name in CONFUSION_METRICS}
+    samples: list[dict[str, np.ndarray]] = []
     for seed in predicted:
         cells = (owner * num_classes + labels) * num_classes + seed
         counts = np.bincount(cells, minlength=num_subjects * num_classes**2)
         counts = counts.reshape(num_subjects, -1).astype(np.float64)  # (S, K * K)
-        resampled = (drawn @ counts).reshape(-1, num_classes, num_classes)  # (G, K, K)
-        for name, value in _confusion_scores(resampled).items():
-            samples[name].append(value)
-    tail = (1 - CONFIDENCE) / 2
-    return {name: np.quantile(np.mean(values, axis=0), [tail, 1 - tail]).tolist() for name, values in samples.items()}
+        whole = counts.sum(axis=0, keepdims=True)
+        matrices = np.concatenate([whole, whole - counts, drawn @ counts])  # (1 + S + G, K * K)
+        samples.append(_confusion_scores(matrices.reshape(-1, num_classes, num_classes)))
+    sizes, result = np.bincount(owner), {}
+    for name in CONFUSION_METRICS:
+        mean = np.mean([each[name] for each in samples], axis=0)  # over the seeds
+        estimate, left_out, resampled = np.split(mean, [1, 1 + num_subjects])
+        result[name] = clustered_interval(float(estimate[0]), resampled, left_out, sizes)
+    return result
 
 
 def _confusion_scores(matrix: np.ndarray) -> dict[str, np.ndarray]:

@@ -88,7 +88,7 @@ def evaluate_run(
     table = read_table(cache, clips)
     selection, probabilities = _predict(run, cache, table, split, note, labelled=True)
     if clip_list_hash(selection.table, run.config["task"]) != run.config["clips"].get("test_hash"):
-        trained_on = backbones_trained_on(_feature_sets(run, cache)) | {"head": run.config.get("trained_on", {})}
+        trained_on = backbones_trained_on(run_feature_sets(run, cache)) | {"head": run.config.get("trained_on", {})}
         leakage = find_leakage(selection.table, protocol_of(table), trained_on=trained_on)
         leakage.enforce(allow=allow_leakage, warn=note)
     labels = selection.tensors.labels.numpy()
@@ -146,11 +146,7 @@ def mean_predictions(tables: Sequence[pd.DataFrame], weights: Sequence[float] | 
     Raises:
         RunError: other classes in another table, or weights that are none.
     """
-    share = np.ones(len(tables)) if weights is None else np.asarray(weights, dtype=float)
-    if len(share) != len(tables) or not np.isfinite(share).all() or (share < 0).any() or not share.sum():
-        raise RunError(
-            f"{len(tables)} run(s) and the weights {list(weights or [])}; give one weight a run, 0 or more, not all 0"
-        )
+    share = shares(weights, len(tables))
     columns, *others = ([name for name in map(str, table) if name.startswith("p_")] for table in tables)
     for number, other in enumerate(others, start=2):
         if set(other) != set(columns):
@@ -158,10 +154,23 @@ def mean_predictions(tables: Sequence[pd.DataFrame], weights: Sequence[float] | 
     by_clip = [table.set_index("clip_id")[columns] for table in tables]
     everywhere = [clip_id for clip_id in by_clip[0].index if all(clip_id in each.index for each in by_clip)]
     stacked = np.stack([each.loc[everywhere].to_numpy(float) for each in by_clip])  # (runs, n, K)
-    mean = np.tensordot(share / share.sum(), stacked, axes=1)  # (n, K)
+    mean = np.tensordot(share, stacked, axes=1)  # (n, K)
     predicted = [columns[place].removeprefix("p_") for place in mean.argmax(axis=1)]
     about = pd.DataFrame({"clip_id": everywhere, "predicted": predicted})
     return pd.concat([about, pd.DataFrame(mean, columns=columns)], axis=1)
+
+
+def shares(weights: Sequence[float] | None, number: int) -> list[float]:
+    """The weights of so many sources as shares that sum to 1; without weights all the same.
+
+    Raises:
+        RunError: another number of weights, or some that make no sense.
+    """
+    given = np.ones(number) if weights is None else np.asarray(weights, dtype=float)
+    if len(given) != number or not np.isfinite(given).all() or (given < 0).any() or not given.sum():
+        listed = ", ".join(map(str, weights or []))
+        raise RunError(f"{number} source(s) and the weights {listed}; give one weight each, 0 or more, not all 0")
+    return (given / given.sum()).tolist()
 
 
 def prediction_table(
@@ -192,15 +201,18 @@ def _predict(
 ) -> tuple[Selection, list[np.ndarray]]:
     """The clips, and (n, K) probabilities from each seed."""
     config = run.config
+    if run.is_ensemble:
+        raise RunError(f"{run.path} is an ensemble and has no weights of its own; its scores are in predictions.csv")
     selection = select_for_prediction(
         table,
         config["task"],
-        _feature_sets(run, cache),
+        run_feature_sets(run, cache),
         config["classes"],
         max_tokens=config["config"]["max_tokens"],
         split=split,
         labelled=labelled,
         val_subjects=config["clips"]["drawn_val_subjects"],
+        in_folds=config["config"].get("folds", 0) > 0,
         warn=warn,
     )
     rows = torch.arange(len(selection.table))
@@ -224,8 +236,12 @@ def _predict(
     return selection, probabilities
 
 
-def _feature_sets(run: Run, cache: FeatureCache) -> dict[str, FeatureSet]:
-    """The feature sets that the run was trained on, and no others."""
+def run_feature_sets(run: Run, cache: FeatureCache) -> dict[str, FeatureSet]:
+    """The feature sets that the run was trained on, and no others.
+
+    Raises:
+        RunError: the cache lacks one.
+    """
     found = {}
     for modality, about in run.config["features"].items():
         try:

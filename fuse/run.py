@@ -5,7 +5,7 @@ A run folder holds:
 | file                   | what                                                                          |
 |------------------------|-------------------------------------------------------------------------------|
 | config.json            | task, protocol, head, feature sets, classes, clips, seeds, settings, versions, warnings |
-| metrics.json           | what `Run.to_json` gives, and confusion matrices                              |
+| metrics.json           | what `Run.to_json` gives, calibration among it, and confusion matrices        |
 | predictions.csv        | one row per seed and clip of val and test: true, predicted, p_CLASS           |
 | history.csv            | one row per seed and epoch                                                    |
 | head-seedN.safetensors | the weights of each seed, input statistics among them                         |
@@ -18,7 +18,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mgcli.cache import MgcliError
+from mgcli.fuse.calibration import calibration_text
 from mgcli.fuse.task import TASKS
 
 RUN_VERSION = 1
@@ -46,6 +47,7 @@ class Run:
     config: dict[str, Any]
     metrics: dict[str, Any]  # split -> score -> mean, std, values over the seeds
     intervals: dict[str, Any]  # split -> score -> [low, high], bootstrap over subjects
+    calibration: dict[str, Any] = field(default_factory=dict)  # see `calibrate`; of seed after seed
 
     @classmethod
     def load(cls, path: str | Path) -> Run:
@@ -61,7 +63,13 @@ class Run:
                 f"{path} has run version {config.get('run_version')}; this mgcli reads version {RUN_VERSION}. "
                 "Upgrade with: pip install -U mgcli"
             )
-        return cls(path=path, config=config, metrics=results["metrics"], intervals=results["intervals"])
+        return cls(
+            path=path,
+            config=config,
+            metrics=results["metrics"],
+            intervals=results["intervals"],
+            calibration=results.get("calibration", {}),
+        )
 
     @property
     def name(self) -> str:
@@ -71,6 +79,11 @@ class Run:
     def label(self) -> str:
         """The head as results name it: as in HEADS, or single_MODALITY."""
         return self.config["label"]
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether it adds the scores of others, and has no weights of its own."""
+        return "sources" in self.config
 
     @property
     def modalities(self) -> list[str]:
@@ -113,6 +126,7 @@ class Run:
             "seeds": self.config["seeds"],
             "metrics": self.metrics,
             "intervals": self.intervals,
+            "calibration": self.calibration,
             "classes": self.config["classes"],
             "class_groups": self.config.get("class_groups", {}),
             "clips": self.config["clips"]["counts"],
@@ -124,7 +138,9 @@ class Run:
         """The result for people: scores with intervals, and all that speaks against trusting them."""
         counts = self.config["clips"]["counts"]
         of = ", ".join(f"{split} {n['clips']} clips of {n['subjects']} subjects" for split, n in counts.items())
-        return "\n".join([results_table([self]), f"clips: {of}", f"run: {self.path}"])
+        judged = [split for split in self.calibration if split in self.metrics]
+        mended = [calibration_text(self.calibration, self.config["classes"], split) for split in judged]
+        return "\n".join([results_table([self]), *mended, f"clips: {of}", f"run: {self.path}"])
 
 
 def results_table(runs: Sequence[Run]) -> str:
@@ -168,11 +184,15 @@ def group_rows(config: dict[str, Any]) -> dict[str, list[int]]:
 def run_folder(runs: Path, name: str) -> Iterator[tuple[Path, Path]]:
     """Give a temporary folder to fill and the name it will get when the block ends.
 
+    Args:
+        runs: folder of the runs.
+        name: of the new one; only one process at a time may be filling it.
+
     Raises:
         RunError: the disk does not let us.
     """
-    path = runs / f"{name}-{secrets.token_hex(3)}"
-    temporary = runs / f".tmp-{path.name}"
+    path, temporary = runs / name, runs / f".tmp-{name}"
+    shutil.rmtree(temporary, ignore_errors=True)  # of one that was killed
     try:
         temporary.mkdir(parents=True)
         yield temporary, path

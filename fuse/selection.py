@@ -16,6 +16,7 @@ from mgcli.cache import (
     TASKS,
     FeatureCache,
     FeatureSet,
+    LeakageReport,
     MgcliError,
     check_clip_table,
     classes_by_group,
@@ -25,6 +26,7 @@ from mgcli.cache import (
     read_clip_table,
 )
 from mgcli.fuse.data import ClipTensors, load_clips
+from mgcli.fuse.folds import draw_fold
 
 Warn = Callable[[str], None]
 
@@ -85,6 +87,8 @@ def select_for_training(
     max_tokens: int,
     validation_fraction: float,
     split_seed: int,
+    folds: int,
+    fold: int,
     allow_unseen_classes: bool,
     allow_leakage: bool,
     views: int = 0,
@@ -99,6 +103,8 @@ def select_for_training(
         max_tokens: of a clip and modality.
         validation_fraction: share of the training subjects that are held back where the table has no val split.
         split_seed: of that draw.
+        folds: cut the training subjects into so many, and hold back one fold instead; 0 for none.
+        fold: which.
         allow_unseen_classes: accept a class that has clips, but none to train on.
         allow_leakage: accept what the leakage guard refuses, as a warning.
         views: augmented views of the training clips to read, beside the plain one.
@@ -108,8 +114,9 @@ def select_for_training(
         SelectionError: nothing to train on, one class only, or a class without training clips.
         ClipTableError: a validation split is needed and cannot be drawn.
         LeakageError: two splits share what they must not, or a backbone was trained on test clips.
+        FoldError: fewer subjects than folds.
     """
-    protocol, all_clips = protocol_of(table), table
+    all_clips = table
     table = _labelled(table, task)
     table = _with_split(table, warn)
     classes = label_classes(table, task)
@@ -119,18 +126,43 @@ def select_for_training(
         raise SelectionError(f"no training clip has a {task} label and tokens; mark some clips as split=train")
     _check_class_count(table, task)
     given, drawn = table, []
-    if not (table["split"] == "val").any():
+    if folds:
+        if (table["split"] == "val").any():
+            warn(f"the clip table's own validation split is cut into the {folds} folds with the training clips")
+        table = draw_fold(table, task, folds, fold, seed=split_seed)
+        drawn = sorted(table.loc[table["split"] == "val", "subject_id"].unique())
+    elif not (table["split"] == "val").any():
         table = draw_validation(table, seed=split_seed, fraction=validation_fraction)
         drawn = sorted(table.loc[table["split"] == "val", "subject_id"].unique())
     if not allow_unseen_classes:
         _check_classes_seen(given, table, task)
-    guarded = pd.concat([table, _unlabelled_test_clips(all_clips)])
-    trained_on = backbones_trained_on(feature_sets)
-    leakage = find_leakage(guarded, protocol, drawn_validation=bool(drawn), trained_on=trained_on)
-    leakage.enforce(allow=allow_leakage, warn=warn)
+    _find_leakage(table, all_clips, feature_sets, drawn=bool(drawn)).enforce(allow=allow_leakage, warn=warn)
     if not (table["split"] == "test").any():
         warn("the clip table has no test clips for this task; there will be no test scores")
     return Selection(table, tensors, classes, drawn, groups)
+
+
+def refuse_leakage(table: pd.DataFrame, task: str, feature_sets: dict[str, FeatureSet], *, folds: int) -> None:
+    """Find out without reading tokens what `select_for_training` would refuse of the table's own splits.
+
+    Raises:
+        LeakageError: as there.
+    """
+    used = table[(table[task] != "") & (table["split"] != "") & have_tokens(table, feature_sets)]
+    drawn = folds > 0 or not (used["split"] == "val").any()
+    if folds:
+        used = used.assign(split=used["split"].replace("val", "train"))
+    _find_leakage(used, table, feature_sets, drawn=drawn).enforce(allow=False, warn=lambda text: None)
+
+
+def have_tokens(table: pd.DataFrame, feature_sets: dict[str, FeatureSet]) -> np.ndarray:
+    """(n,) bool: which clips have tokens in any of the feature sets."""
+    there = np.zeros(len(table), bool)
+    for each in feature_sets.values():
+        column = each.spec.source_column
+        sources = table[column].tolist() if column is not None and column in table else None
+        there |= each.holds(table["clip_id"].tolist(), sources)
+    return there
 
 
 def select_for_prediction(
@@ -143,6 +175,7 @@ def select_for_prediction(
     split: str | None,
     labelled: bool,
     val_subjects: Sequence[str],
+    in_folds: bool,
     warn: Warn,
 ) -> Selection:
     """The clips that a trained head is shown.
@@ -156,11 +189,14 @@ def select_for_prediction(
         split: only clips of this split; None for every clip.
         labelled: only clips that have a label, to score them.
         val_subjects: training subjects that the run held back for validation.
+        in_folds: the run cut the table's own validation split into its folds.
         warn: told what is left out.
 
     Raises:
         SelectionError: no clip is left, or a label is none of `classes`.
     """
+    if in_folds:
+        table = table.assign(split=table["split"].replace("val", "train"))
     if val_subjects and not (table["split"] == "val").any():
         held_back = (table["split"] == "train") & table["subject_id"].isin(val_subjects)
         table = table.assign(split=table["split"].mask(held_back, "val"))
@@ -194,6 +230,15 @@ def _labelled(table: pd.DataFrame, task: str) -> pd.DataFrame:
     if labelled.empty:
         raise SelectionError(f"no clip of the clip table has a label in column {task!r}")
     return labelled
+
+
+def _find_leakage(
+    used: pd.DataFrame, table: pd.DataFrame, feature_sets: dict[str, FeatureSet], *, drawn: bool
+) -> LeakageReport:
+    """What the clips that are used share, and the unlabelled test clips of the whole table with them."""
+    guarded = pd.concat([used, _unlabelled_test_clips(table)])
+    trained_on = backbones_trained_on(feature_sets)
+    return find_leakage(guarded, protocol_of(table), drawn_validation=drawn, trained_on=trained_on)
 
 
 def _unlabelled_test_clips(table: pd.DataFrame) -> pd.DataFrame:

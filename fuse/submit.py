@@ -24,7 +24,8 @@ from typing import Any
 import pandas as pd
 
 from mgcli.cache import FeatureCache, MgcliError, committed_file, open_cache, writing
-from mgcli.fuse.predict import mean_predictions, predict_run
+from mgcli.fuse.ensemble import members
+from mgcli.fuse.predict import mean_predictions, predict_run, shares
 from mgcli.fuse.run import Run
 from mgcli.fuse.selection import read_table
 
@@ -128,7 +129,7 @@ def submit_runs(
     """Write a challenge file for the test clips of a table; they need no labels.
 
     Args:
-        runs: one run, or several whose probabilities are averaged.
+        runs: one run, or several whose probabilities are averaged; an ensemble stands for its runs and their weights.
         cache: a cache with the runs' feature sets.
         out: `.zip`, with the file in it that the form asks for, or `.csv`, that file alone.
         form: a name of SUBMISSION_FORMS.
@@ -148,7 +149,14 @@ def submit_runs(
     cache = cache if isinstance(cache, FeatureCache) else open_cache(cache)
     table = cache.read_clips(loaded[0].protocol) if clips is None else read_table(cache, clips)
     wanted, warnings = _test_clips(table, chosen)
-    predictions = mean_predictions([predict_run(run, cache, clips=wanted) for run in loaded], weights)
+    parts = [
+        (part, share * part_share)
+        for run, share in zip(loaded, shares(weights, len(loaded)), strict=True)
+        for part, part_share in members(run)
+    ]
+    predictions = mean_predictions(
+        [predict_run(part, cache, clips=wanted) for part, _ in parts], [share for _, share in parts]
+    )
     content = submission_csv(predictions, list(wanted["clip_id"]), chosen, probability=probability)
     with writing(out), committed_file(out) as temporary:
         temporary.write_bytes(content if out.suffix == ".csv" else _zipped(chosen.inner_name, content))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 import re
+import secrets
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,8 +20,10 @@ import torch
 from torch import Tensor
 
 from mgcli.cache import FeatureCache, Progress, media_names, open_cache, warn
+from mgcli.fuse.calibration import calibrate
 from mgcli.fuse.data import token_statistics
 from mgcli.fuse.head import FittedHead, check_options, create_head
+from mgcli.fuse.identity import machine, tokens_hash
 from mgcli.fuse.loop import LossNotFiniteError, fit_head, predict_probabilities
 from mgcli.fuse.metrics import confusion_matrix, over_seeds, scores, subject_intervals
 from mgcli.fuse.predict import prediction_table
@@ -27,8 +31,10 @@ from mgcli.fuse.run import RUN_VERSION, Run, check_writable, group_rows, run_fol
 from mgcli.fuse.selection import Selection, clip_list_hash, protocol_of, read_table, select_for_training
 from mgcli.fuse.settings import TrainConfig, TrainError
 from mgcli.fuse.task import Choice, choose, get_task
+from mgcli.fuse.tracking import Tell, tracker
 
 SCORED_SPLITS = ("val", "test")
+DEFAULT_SEEDS = 5
 SMALL_STEP_TOKENS = 8192  # tokens in a batch, all modalities together
 _PACKAGES = ("mgcli", "torch", "numpy", "pandas", "safetensors", "h5py", "zarr")
 
@@ -39,12 +45,14 @@ def train_head(
     *,
     head: str | None = None,
     modalities: Sequence[str] | None = None,
-    seeds: int | Sequence[int] = 3,
+    seeds: int | Sequence[int] = DEFAULT_SEEDS,
     config: TrainConfig | None = None,
     features: dict[str, str] | None = None,
     clips: pd.DataFrame | str | Path | None = None,
     runs: str | Path = "runs",
+    name: str | None = None,
     notes: Sequence[str] = (),
+    track: str | None = None,
     progress: bool = True,
     say: Callable[[str], None] = warn,
 ) -> Run:
@@ -60,7 +68,9 @@ def train_head(
         features: modality -> fingerprint or backbone, where a modality has several feature sets.
         clips: clip table, or its file; by default the newest of the cache.
         runs: folder in which the run's folder is made.
+        name: of that folder; by default the task's and the head's with some hex digits.
         notes: what to warn of wherever the result is shown, such as synthetic data.
+        track: a tracker that each epoch is told to while it happens: tensorboard; None for none.
         progress: show how far the training is, on stderr.
         say: told each warning as it comes up; the run keeps them all the same.
 
@@ -82,7 +92,7 @@ def train_head(
     chosen = choose(cache, get_task(task), head, modalities, features, note)
     check_options(chosen.head, config.head, say)
     _check_views(chosen, config.views, note)
-    seed_list = _seed_list(seeds)
+    chosen_seeds = seed_list(seeds)
     check_writable(Path(runs))
     _note_random_weights(chosen, note)
     table = read_table(cache, clips)
@@ -93,24 +103,28 @@ def train_head(
         max_tokens=config.max_tokens,
         validation_fraction=config.validation_fraction,
         split_seed=config.split_seed,
+        folds=config.folds,
+        fold=config.fold,
         allow_unseen_classes=config.allow_unseen_classes,
         allow_leakage=config.allow_leakage,
         views=config.views,
         warn=note,
     )
-    described = _describe(cache, task, protocol_of(table), chosen, selection, seed_list, config, warnings)
-    name = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{task}-{chosen.label}")
+    described = _describe(cache, task, protocol_of(table), chosen, selection, chosen_seeds, config, warnings)
+    folder_name = name or f"{run_label(task, chosen.label)}-{secrets.token_hex(3)}"
     trained: list[_Trained] = []
     try:
-        for each in _train_seeds(chosen, selection, seed_list, config, progress):
-            trained.append(each)
+        with tracker(track, Path(runs), folder_name) as tell:
+            for each in _train_seeds(chosen, selection, chosen_seeds, config, progress, tell):
+                trained.append(each)
     except LossNotFiniteError as error:
-        seed = seed_list[len(trained)]
+        seed = chosen_seeds[len(trained)]
         trained += [_Trained(seed, error.state, error.history, {})] if error.state else []
-        raise TrainError(f"seed {seed}: {error}{_keep_stopped(trained, described, Path(runs), name)}") from None
+        raise TrainError(f"seed {seed}: {error}{_keep_stopped(trained, described, Path(runs), folder_name)}") from None
     results = _score(trained, selection, group_rows(described))
-    with run_folder(Path(runs), name) as (folder, path):
-        run = Run(path=path, config=described, metrics=results["metrics"], intervals=results["intervals"])
+    with run_folder(Path(runs), folder_name) as (folder, path):
+        of_run = {name: results[name] for name in ("metrics", "intervals", "calibration")}
+        run = Run(path=path, config=described, **of_run)
         predictions = _prediction_rows(trained, selection, task)
         write_run(folder, described, {**run.to_json(), **results}, predictions, *_history_and_states(trained))
     return run
@@ -125,7 +139,9 @@ def _keep_stopped(trained: list[_Trained], described: dict[str, Any], runs: Path
     """Write down what was good until the training stopped, and say where; the last seed is the one that stopped."""
     if not trained:
         return ""
-    with run_folder(runs, f"stopped-{name}") as (folder, path):
+    stopped = f"stopped-{name}"
+    shutil.rmtree(runs / stopped, ignore_errors=True)  # of a cell of a grid that was tried before: the same again
+    with run_folder(runs, stopped) as (folder, path):
         write_stopped(folder, described, *_history_and_states(trained))
     return f". The best weights until then are in {path}"
 
@@ -142,6 +158,11 @@ def _check_views(chosen: Choice, views: int, note: Callable[[str], None]) -> Non
         note(f"the cache has no augmented views of {', '.join(lacking)}; their plain view is shown instead")
 
 
+def run_label(task: str, label: str) -> str:
+    """How the folders of such runs begin."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", f"{task}-{label}")
+
+
 @dataclass(frozen=True)
 class _Trained:
     """What one seed gave."""
@@ -152,11 +173,16 @@ class _Trained:
     probabilities: dict[str, np.ndarray]  # split -> (n, K)
 
 
-def _seed_list(seeds: int | Sequence[int]) -> list[int]:
-    seed_list = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    if not seed_list or min(seed_list) < 0 or len(set(seed_list)) < len(seed_list):
+def seed_list(seeds: int | Sequence[int]) -> list[int]:
+    """The seeds that a number of them, or a list, names.
+
+    Raises:
+        TrainError: none, a negative one, or one twice.
+    """
+    listed = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if not listed or not all(isinstance(seed, int) and seed >= 0 for seed in listed) or len(set(listed)) < len(listed):
         raise TrainError(f"seeds is {seeds}; give how many (1 or more), or different numbers from 0")
-    return seed_list
+    return listed
 
 
 def _note_random_weights(chosen: Choice, note: Any) -> None:
@@ -169,7 +195,7 @@ def _note_random_weights(chosen: Choice, note: Any) -> None:
 
 
 def _train_seeds(
-    chosen: Choice, selection: Selection, seeds: list[int], config: TrainConfig, progress: bool
+    chosen: Choice, selection: Selection, seeds: list[int], config: TrainConfig, progress: bool, tell: Tell
 ) -> Iterator[_Trained]:
     device = _device(config.device)
     tensors = selection.tensors.to(device)
@@ -186,6 +212,7 @@ def _train_seeds(
             def on_epoch(row: dict[str, float], seed: int = seed) -> None:
                 nonlocal done
                 done += 1
+                tell(seed, row)
                 bar.step(f"seed {seed}, train {row['train_top1']:.3f}, val {row['val_top1']:.3f}")
 
             # Fresh weights, and layers of a user's own head, draw from torch's global generator.
@@ -226,23 +253,27 @@ def _device(name: str) -> torch.device:
 
 
 def _score(trained: list[_Trained], selection: Selection, groups: dict[str, list[int]]) -> dict[str, Any]:
-    """Scores, intervals and confusion matrices (summed over the seeds) of each split that has clips."""
+    """Scores, intervals, confusion matrices (summed over the seeds) and calibration of each split that has clips."""
     metrics: dict[str, Any] = {}
     intervals: dict[str, Any] = {}
     confusion: dict[str, Any] = {}
     labels, num_classes = selection.tensors.labels.numpy(), len(selection.classes)
     subjects = selection.table["subject_id"].to_numpy()
+    of_split: dict[str, tuple[np.ndarray, list[np.ndarray]]] = {}
     for split in SCORED_SPLITS:
         rows = selection.rows(split)
         if not len(rows):
             metrics[split], intervals[split] = {}, {}
             continue
+        of_split[split] = labels[rows], [each.probabilities[split] for each in trained]
         predicted = [each.probabilities[split].argmax(axis=1) for each in trained]
         metrics[split] = over_seeds([scores(labels[rows], each.probabilities[split], groups) for each in trained])
         intervals[split] = subject_intervals(labels[rows], predicted, subjects[rows], num_classes)
         matrices = [confusion_matrix(labels[rows], each, num_classes) for each in predicted]
         confusion[split] = np.sum(matrices, axis=0).tolist()
-    return {"metrics": metrics, "intervals": intervals, "confusion": confusion}
+    val_labels, fit = of_split.pop("val")
+    calibration = calibrate(fit, val_labels, of_split)
+    return {"metrics": metrics, "intervals": intervals, "confusion": confusion, "calibration": calibration}
 
 
 def _prediction_rows(trained: list[_Trained], selection: Selection, task: str) -> pd.DataFrame:
@@ -275,6 +306,7 @@ def _describe(
             "weights_sha256": each.spec.weights_sha256,
             "tokens": each.spec.tokens,
             "dim": each.spec.dim,
+            "tokens_hash": tokens_hash(each, selection.table, config.views),
         }
         for name, each in chosen.feature_sets.items()
     }
@@ -300,6 +332,7 @@ def _describe(
         "config": asdict(config),
         "packages": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         "device": str(_device(config.device)),
+        "machine": machine(torch.get_num_threads()),
         "warnings": warnings,
     }
 

@@ -160,6 +160,8 @@ def test_a_cache_of_one_modality_trains_that_one_and_says_so(imported: Path) -> 
         (["init", "tabel"], "did you mean 'table'"),
         (["fuse-train", "--task", "emotion"], "no cache in features"),
         (["evaluate", "absent"], "no cache in features"),
+        (["ablate", "--task", "gesture", "--head", "concat"], "no cache in features"),
+        (["ensemble", "absent.pkl", "--task", "gesture"], "absent.pkl does not name its clips"),
     ],
 )
 def test_a_mistake_gets_one_line_and_exit_code_1(tmp_path: Path, words: list[str], message: str) -> None:

@@ -18,9 +18,9 @@ from tiny_skeletons import (
     write_smg_csv,
 )
 
+from mgcli.cache import read_plain_pickle
 from mgcli.extract.skeleton import MAX_GAP_ROWS, main_person, read_skeleton
 from mgcli.extract.skeleton_layouts import SkeletonError, joint_layout
-from mgcli.extract.skeleton_pickle import read_plain_pickle
 from mgcli.extract.skeleton_readers import read_annotations, read_skeleton_file
 
 
@@ -109,7 +109,7 @@ def test_pyskl_pickles_of_every_protocol(protocol: int, tmp_path: Path) -> None:
     assert first.layout is joint_layout("coco17")
     np.testing.assert_allclose(first.joints[..., :2], joints[..., :2].transpose(1, 0, 2, 3).astype(np.float16))
     np.testing.assert_allclose(first.joints[..., 2], joints[..., 2].transpose(1, 0, 2))
-    assert read_plain_pickle(path)["annotations"][0]["label"] == 3
+    assert read_plain_pickle(path, error=SkeletonError)["annotations"][0]["label"] == 3
     with pytest.raises(SkeletonError, match="holds 2 clips"):
         read_skeleton_file(path)
 

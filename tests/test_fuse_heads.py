@@ -20,7 +20,7 @@ from mgcli.fuse.head import (
     create_head,
     head_class,
 )
-from mgcli.fuse.layers import draw_dropout_from
+from mgcli.fuse.layers import blank_clip, draw_dropout_from
 
 DIMS = {"video": 6, "pose": 5}
 NUM_CLASSES = 3
@@ -248,6 +248,20 @@ def test_dropout_draws_from_the_generator_that_it_is_given() -> None:
 def test_fusion_heads_are_of_moderate_size(name: str) -> None:
     head = create_head(name, {"video": 768, "pose": 256}, 32)
     assert 1e5 < sum(each.numel() for each in head.parameters()) < 3e6
+
+
+@pytest.mark.parametrize("name", ["cross_modal_token_fusion", "inter_fusion", *CROSSINGS])
+def test_products_of_modalities_begin_at_zero_for_a_clip_that_shows_nothing(name: str) -> None:
+    head = ready_head(name)
+    factors: list[Tensor] = []
+    for factor in head.classify.factor.values():  # type: ignore[union-attr, operator]
+        factor.register_forward_hook(lambda module, inputs, output: factors.append(output.detach()))
+    tokens, mask, time = blank_clip(statistics_of(make_batch(DIMS)))
+    head(tokens, mask, time)
+    assert len(factors) == 2
+    assert all(each.abs().max() < 1e-5 for each in factors)
+    logits_of(head, make_batch(DIMS))
+    assert all(each.abs().max() > 0.05 for each in factors[2:])
 
 
 def test_score_average_is_the_mean_of_the_probabilities() -> None:

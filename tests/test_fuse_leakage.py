@@ -14,7 +14,9 @@ from planted import QUICK, clips_of, planted_cache
 from samples import make_spec
 
 from mgcli.cache import FeatureCache, LeakageError
-from mgcli.fuse import compare_heads, evaluate_run, predict_run, results_table, train_head
+from mgcli.fuse import compare_heads, evaluate_run, predict_run, results_table, settings_of, train_head
+from mgcli.fuse.grid import check_cells, make_grid, plan_cells
+from mgcli.fuse.tune import Range, tune, write_settings
 
 FORCED = replace(QUICK, allow_leakage=True)
 SHARED = [f"s{i % 8}" for i in range(240)]  # all subjects in both splits
@@ -67,6 +69,38 @@ def test_the_guard_holds_in_every_process_of_a_comparison(planted: FeatureCache,
     runs = compare_heads(planted, "gesture", clips=table, config=QUICK, **settings)
     assert {run.protocol for run in runs} == {"imigue-emotion-2021"}
     assert results_table(runs).startswith("gesture, imigue-emotion-2021: mean")
+
+
+@pytest.mark.parametrize("folds", [0, 2])
+def test_a_grid_with_a_leak_is_refused_before_its_first_training(planted: FeatureCache, folds: int) -> None:
+    def check(table: pd.DataFrame, **options: Any) -> None:
+        grid = make_grid({"head": ["constant", "logistic"], "folds": folds, "options": options})
+        check_cells(planted, "gesture", plan_cells(planted, "gesture", grid, table), table)
+
+    table = clips_of(planted, subject_id=SHARED)
+    with pytest.raises(LeakageError, match=r"test subjects are in train too .*--allow-leakage"):
+        check(table)
+    check(table, allow_leakage=True)
+    unlabelled = table.assign(gesture=table["gesture"].where(table["split"] != "test", ""))
+    with pytest.raises(LeakageError, match="test subjects are in train too"):
+        check(unlabelled)
+    table.attrs["protocol"] = "imigue-emotion-2021"
+    check(table)
+    check(clips_of(planted))
+
+
+def test_a_search_is_refused_where_its_test_clips_leak_though_it_does_not_load_them(
+    planted: FeatureCache, tmp_path: Path
+) -> None:
+    table = clips_of(planted, subject_id=SHARED)
+    grid = make_grid({"head": "constant", "seeds": 1})
+    settings: dict[str, Any] = {"grid": grid, "space": {"dropout": Range(choices=(0.1,))}, "trials": 1, "processes": 1}
+    with pytest.raises(LeakageError, match="8 of 8 test subjects are in train too"):
+        tune(planted, "gesture", table, tmp_path / "runs", **settings)
+    assert not (tmp_path / "runs").exists()
+    tuned = tune(planted, "gesture", table, tmp_path / "runs", **settings, base={"allow_leakage": True})
+    write_settings(tmp_path / "best.toml", tuned.best, "about")
+    assert settings_of(tmp_path / "best.toml")["options"] == {"dropout": 0.1}  # the last training is not forced by it
 
 
 def test_people_in_unlabelled_test_clips_are_not_trained_on_either(planted: FeatureCache, tmp_path: Path) -> None:

@@ -43,16 +43,16 @@ def without(cache: FeatureCache, modality: str, path: Path) -> FeatureCache:
     return other
 
 
-def top1(cache: FeatureCache, runs: Path, head: str, config: TrainConfig, *modalities: str, seed: int = 0) -> float:
-    run = train_head(cache, "gesture", head=head, modalities=modalities, seeds=[seed], config=config, runs=runs)
+def top1(cache: FeatureCache, runs: Path, head: str, config: TrainConfig, *modalities: str) -> float:
+    run = train_head(cache, "gesture", head=head, modalities=modalities, seeds=1, config=config, runs=runs)
     return run.metrics["test"]["top1"]["mean"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
-def test_an_exclusive_or_among_four_modalities_is_found(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize("head", ["inter_fusion", "low_rank", "cross_modal_token_fusion"])  # the last learns late
+def test_an_exclusive_or_among_four_modalities_is_found(tmp_path: Path, head: str) -> None:
     cache = hard_cache(tmp_path / "features", num_train=4000, num_test=1000, dim=64, amplitude=5.0)
-    assert top1(cache, tmp_path, "cross_modal_token_fusion", TrainConfig(), *FOUR, seed=seed) >= 0.93
+    assert top1(cache, tmp_path, head, TrainConfig(), *FOUR) >= 0.93
 
 
 @pytest.mark.slow

@@ -19,10 +19,13 @@ from mgcli.cache import FeatureCache, check_clip_table, open_cache
 from mgcli.cli import app
 from mgcli.fuse import (
     SUBMISSION_FORMS,
+    EnsembleError,
+    Run,
     RunError,
     SubmitError,
     TrainConfig,
     make_config,
+    make_ensemble,
     mean_predictions,
     submit_runs,
     train_head,
@@ -155,6 +158,28 @@ def test_several_runs_are_averaged(cache: FeatureCache, runs: dict[str, Path], t
     assert written[1.0, 0.0][0] != pytest.approx(written[0.0, 1.0][0])
 
 
+def test_an_ensemble_is_handed_in_as_its_runs_with_its_weights(
+    cache: FeatureCache, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    other = train_head(cache, "emotion", head="constant", modalities=["context"], seeds=1, runs=tmp_path).path
+    pair = [runs["emotion"], other]
+    one = make_ensemble(pair, tmp_path, split="val", weights=[3, 1])
+    nested = make_ensemble([one.run.path, other], tmp_path, split="val")
+    outs = [tmp_path / name for name in ("by-hand.csv", "ensemble.csv")]
+    for sources, weights, out in ((pair, [0.375, 0.625], outs[0]), ([nested.run.path], None, outs[1])):
+        submit_runs(sources, cache, out, form="miga2025-track3", probability=True, weights=weights)
+    assert outs[0].read_bytes() == outs[1].read_bytes()
+
+
+def test_an_ensemble_with_a_score_file_is_refused(cache: FeatureCache, runs: dict[str, Path], tmp_path: Path) -> None:
+    scores = tmp_path / "scores.csv"
+    Run.load(runs["emotion"]).predictions().to_csv(scores, index=False)
+    mixed = make_ensemble([runs["emotion"], scores], tmp_path, split="val").run.path
+    with pytest.raises(EnsembleError, match=r"adds .*scores.csv, a score file; only runs can predict other clips"):
+        submit_runs([mixed], cache, tmp_path / "file.csv", form="miga2025-track3")
+    assert not (tmp_path / "file.csv").exists()
+
+
 def predicted(**columns: Any) -> pd.DataFrame:
     return pd.DataFrame({"clip_id": ["0001_0", "0001_1"], "p_0": [0.9, 0.2], "p_1": [0.1, 0.8]} | columns)
 
@@ -169,7 +194,7 @@ def test_mean_predictions_by_hand() -> None:
 
 @pytest.mark.parametrize("weights", [[1.0], [0.0, 0.0], [1.0, -1.0], [1.0, float("nan")]])
 def test_weights_that_make_no_sense_are_refused(weights: list[float]) -> None:
-    with pytest.raises(RunError, match="give one weight a run"):
+    with pytest.raises(RunError, match="give one weight each"):
         mean_predictions([predicted(), predicted()], weights)
 
 

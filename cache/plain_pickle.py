@@ -9,44 +9,59 @@ from __future__ import annotations
 import io
 import pickle
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
-from mgcli.extract.skeleton_layouts import SkeletonError
+from mgcli.cache.errors import MgcliError
+
+_StandIns = Mapping[tuple[str, str], Callable[..., Any]]
 
 _KINDS = "biufSU"  # of arrays: numbers and text, no objects
 
 
-def read_plain_pickle(path: Path) -> Any:
+def read_plain_pickle(path: Path, *, error: type[MgcliError], more: _StandIns | None = None) -> Any:
     """What a pickle of containers, text, numbers and numpy arrays holds.
 
+    Args:
+        path: the file.
+        error: raised with a message for people.
+        more: (module, name) -> what stands for it, beside the names known here; it must be harmless.
+
     Raises:
-        SkeletonError: the file cannot be read, or asks for anything else.
+        MgcliError: of the kind `error`: the file cannot be read, or asks for anything else.
     """
     try:
-        return _finished(_PlainUnpickler(io.BytesIO(path.read_bytes())).load(), {})
-    except SkeletonError as error:
-        raise SkeletonError(f"{path}: {error}") from error
-    except OSError as error:
-        raise SkeletonError(f"{path}: cannot be read ({error.strerror})") from error
-    except Exception as error:  # a damaged pickle can fail in any way
-        raise SkeletonError(f"{path}: not a pickle of arrays, or cut short ({error})") from error
+        return _finished(_PlainUnpickler(path.read_bytes(), {**_STAND_INS, **(more or {})}).load(), {})
+    except _NotPlainError as fault:
+        raise error(f"{path}: {fault}") from fault
+    except OSError as fault:
+        raise error(f"{path}: cannot be read ({fault.strerror})") from fault
+    except Exception as fault:  # a damaged pickle can fail in any way
+        raise error(f"{path}: not a pickle of arrays, or cut short ({fault})") from fault
+
+
+class _NotPlainError(Exception):
+    """The pickle asks for more than plain data."""
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Knows no names but those of `_STAND_INS`."""
+    """Knows no names but those of a table."""
+
+    def __init__(self, content: bytes, stand_ins: _StandIns) -> None:
+        super().__init__(io.BytesIO(content))
+        self._stand_ins = stand_ins
 
     def find_class(self, module: str, name: str) -> Any:
-        stand_in = _STAND_INS.get((module.replace("numpy.core", "numpy._core"), name))
+        stand_in = self._stand_ins.get((module.replace("numpy.core", "numpy._core"), name))
         if stand_in is None:
-            raise SkeletonError(f"it asks for {module}.{name}, which could run code; only plain data are read")
+            raise _NotPlainError(f"it asks for {module}.{name}, which could run code; only plain data are read")
         return stand_in
 
     def persistent_load(self, pid: Any) -> NoReturn:
-        raise SkeletonError("it refers to objects outside the file")
+        raise _NotPlainError("it refers to objects outside the file")
 
 
 class _Dtype:
@@ -55,7 +70,7 @@ class _Dtype:
     def __init__(self, description: str, *_: bool) -> None:
         self.dtype = np.dtype(str(description))
         if self.dtype.kind not in _KINDS:
-            raise SkeletonError(f"it holds an array of {self.dtype}; only numbers and text are read")
+            raise _NotPlainError(f"it holds an array of {self.dtype}; only numbers and text are read")
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.dtype = self.dtype.newbyteorder(state[1])
@@ -86,7 +101,7 @@ def _scalar(dtype: _Dtype, content: bytes) -> Any:
 def _latin1(text: str, encoding: str) -> bytes:
     """How protocol 2 writes bytes."""
     if encoding != "latin1":
-        raise SkeletonError(f"it holds bytes written as {encoding}")
+        raise _NotPlainError(f"it holds bytes written as {encoding}")
     return text.encode("latin1")
 
 

@@ -1,0 +1,108 @@
+"""What decides a run, in hashes: two runs with the same key were made from the same things in the same way."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mgcli.cache import FeatureSet
+from mgcli.fuse.head import head_class
+from mgcli.fuse.settings import TrainConfig
+
+_TABLE_COLUMNS = (
+    "clip_id",
+    "split",
+    "subject_id",
+    "start_s",
+    "end_s",
+    "video_source",
+    "skeleton_source",
+    "face_source",
+)
+_DECIDING_PACKAGES = ("mgcli", "torch")
+
+
+def tokens_hash(features: FeatureSet, table: pd.DataFrame, views: int = 0) -> str:
+    """16 hex digits that change with any token of these clips, and with which of them have tokens.
+
+    The fingerprint says how tokens are made; this says what they are: a clip more, or one that was imported anew
+    with other numbers, changes it. It reads the stored checksums, not the tokens.
+
+    Args:
+        features: whose tokens.
+        table: the clips.
+        views: augmented views 1..views count too.
+    """
+    clip_ids = table["clip_id"].tolist()
+    column = features.spec.source_column
+    sources = table[column].tolist() if column is not None and column in table else [""] * len(table)
+    rows: list[tuple[int, str, int]] = []
+    for view in range(views + 1):
+        known = np.flatnonzero(features.holds(clip_ids, sources, view)).tolist()
+        ids = [clip_ids[i] for i in known]
+        selection = features.select(ids, sources=[sources[i] for i in known], view=view)
+        rows += zip([view] * len(ids), ids, selection.checksums.tolist(), strict=True)
+    return _short_hash(sorted(rows))
+
+
+def table_hash(table: pd.DataFrame, task: str) -> str:
+    """16 hex digits that change with the clips of a table, their intervals, sources, splits, subjects or labels."""
+    rows = table[[*_TABLE_COLUMNS, task]].astype(str).sort_values("clip_id")
+    return _short_hash(rows.to_numpy().tolist())
+
+
+def run_key(
+    task: str,
+    head: str,
+    tokens: Mapping[str, Sequence[str]],
+    clips: str,
+    config: TrainConfig,
+    seeds: Sequence[int],
+) -> str:
+    """16 hex digits of all that decides a run.
+
+    Args:
+        task: gesture or emotion.
+        head: a name of HEADS, or `package.module:Class`, whose file counts too.
+        tokens: modality -> fingerprint and `tokens_hash`, in the order that the head reads them.
+        clips: `table_hash`.
+        config: how it is trained.
+        seeds: which.
+    """
+    packages = {name: version(name) for name in _DECIDING_PACKAGES}
+    own = _source_hash(head) if ":" in head else ""
+    ordered = [(name, *each) for name, each in tokens.items()]
+    return _short_hash([task, head, own, ordered, clips, asdict(config), list(seeds), packages])
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """What else than the run's own settings can change the last bits of a result."""
+    return {
+        "torch_build": f"{torch.__version__}, git {str(torch.version.git_version)[:12]}",
+        "cuda": torch.version.cuda or "",
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "processor": platform.processor() or platform.machine(),
+        "threads": threads,
+    }
+
+
+def _source_hash(head: str) -> str:
+    """Of the file that a user's own head stands in."""
+    file = inspect.getsourcefile(head_class(head))
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+
+
+def _short_hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode("utf-8")).hexdigest()[:16]

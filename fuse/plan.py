@@ -1,0 +1,97 @@
+"""What an ablation would train, for a person to look at before it does."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mgcli.fuse.grid import Cell, groups
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The cells of a grid in the groups that will train them."""
+
+    groups: list[list[Cell]]
+    finished: list[str]  # names of the cells that have a run folder already
+    workers: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain JSON values."""
+        done = set(self.finished)
+        return {
+            "runs": sum(map(len, self.groups)),
+            "trainings": sum(len(cell.seeds) for group in self.groups for cell in group),
+            "finished": len(done),
+            "workers": self.workers,
+            "groups": [
+                [
+                    {
+                        "run": cell.name,
+                        "head": cell.label,
+                        "modalities": list(cell.modalities),
+                        "features": cell.features,
+                        "options": cell.options,
+                        "seeds": list(cell.seeds),
+                        "fold": cell.config.fold if cell.config.folds else None,
+                        "finished": cell.name in done,
+                    }
+                    for cell in group
+                ]
+                for group in self.groups
+            ],
+        }
+
+    def text(self) -> str:
+        """For a terminal."""
+        about, lines = self.to_json(), []
+        for number, group in enumerate(about["groups"]):
+            first = group[0]
+            reads = ", ".join(f"{name} {fingerprint}" for name, fingerprint in first["features"].items())
+            lines.append(f"group {number + 1}: {first['head']} on {reads}")
+            for cell in group:
+                options = " ".join(f"{name}={value}" for name, value in cell["options"].items())
+                fold = "" if cell["fold"] is None else f"fold {cell['fold']} "
+                state = "finished" if cell["finished"] else "to train"
+                lines.append(
+                    f"  {state}  {cell['run']}  {fold}seeds {' '.join(map(str, cell['seeds']))}  {options}".rstrip()
+                )
+        lines.append(
+            f"{about['runs']} runs of {about['trainings']} trainings in {len(self.groups)} group(s), by {self.workers} "
+            f"process(es); {about['finished']} finished already"
+        )
+        return "\n".join(lines)
+
+
+def make_plan(cells: Sequence[Cell], runs: Path, processes: int | None = None) -> Plan:
+    """How `train_cells` would go about these cells."""
+    workers = num_workers(len(cells), processes)
+    return Plan(
+        groups=groups(cells, workers),
+        finished=[cell.name for cell in cells if is_done(runs, cell)],
+        workers=workers,
+    )
+
+
+def num_workers(num_cells: int, processes: int | None) -> int:
+    """Processes for so many cells: as asked for, else one a core, and one with a GPU."""
+    if processes is None:
+        processes = 1 if torch.cuda.is_available() else os.cpu_count() or 1
+    return max(1, min(processes, num_cells))
+
+
+def is_done(runs: Path, cell: Cell) -> bool:
+    """Whether the cell has its run folder: run folders appear whole."""
+    return (runs / cell.name / "metrics.json").is_file()
+
+
+def grid_name(task: str, cells: Sequence[Cell]) -> str:
+    """Of the folder of its tables: the same for the same cells."""
+    names = "\n".join(sorted(cell.name for cell in cells))
+    return f"ablation-{task}-{hashlib.sha256(names.encode('utf-8')).hexdigest()[:8]}"

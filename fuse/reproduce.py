@@ -1,0 +1,220 @@
+"""A run trained again from its own folder, and whether it came out the same."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mgcli.cache import CacheError, FeatureCache, FeatureSet, read_clip_table
+from mgcli.fuse.identity import machine, tokens_hash
+from mgcli.fuse.predict import run_feature_sets
+from mgcli.fuse.run import Run, RunError
+from mgcli.fuse.selection import clip_list_hash, have_tokens
+from mgcli.fuse.settings import TrainConfig, make_config
+from mgcli.fuse.train import train_head
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduction:
+    """What differed before, and what differs after."""
+
+    run: Run
+    surroundings: list[str]  # packages and machine that are not what they were
+    states: dict[int, float]  # seed -> largest difference of any weight; 0 is the same bits
+    probability: float  # largest difference of any predicted probability
+    same_scores: bool
+
+    @property
+    def same_bits(self) -> bool:
+        return not any(self.states.values())
+
+    @property
+    def ok(self) -> bool:
+        return self.same_bits or self.same_scores
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain JSON values."""
+        return {
+            "run": str(self.run.path),
+            "same_bits": self.same_bits,
+            "same_scores": self.same_scores,
+            "largest_weight_difference": {str(seed): value for seed, value in self.states.items()},
+            "largest_probability_difference": self.probability,
+            "surroundings": self.surroundings,
+        }
+
+    def text(self) -> str:
+        """For a terminal."""
+        if self.same_bits:
+            verdict = f"{self.run.name}: the same, bit for bit, in {len(self.states)} seed(s)"
+        else:
+            differing = [seed for seed, value in self.states.items() if value]
+            scores = "the scores are the same" if self.same_scores else "the scores differ"
+            verdict = (
+                f"{self.run.name}: {scores}; the weights of seed {', '.join(map(str, differing))} differ by up to "
+                f"{max(self.states.values()):.3g}, predicted probabilities by up to {self.probability:.3g}"
+            )
+        return "\n".join([verdict, *(f"not as it was: {text}" for text in self.surroundings)])
+
+
+def reproduce_run(
+    run: Run | str | Path, cache: FeatureCache, *, clips: pd.DataFrame | None = None, progress: bool = True
+) -> Reproduction:
+    """Train a run again, from its folder's settings on its own clips, and compare.
+
+    Args:
+        run: a run, or its folder.
+        cache: a cache with the run's feature sets.
+        clips: its clip table; by default the one of the cache that the run's hash fits.
+        progress: show how far the training is.
+
+    Raises:
+        RunError: the cache holds other features or other clips than the run was trained on, or the run is one that
+            was not trained; the message says which.
+    """
+    run = run if isinstance(run, Run) else Run.load(run)
+    config = run.config
+    if run.is_ensemble:
+        raise RunError(f"{run.path} was put together from other runs, not trained; reproduce those")
+    feature_sets = run_feature_sets(run, cache)
+    table = _clips(run, cache, feature_sets, clips)
+    _check_tokens(run, feature_sets, table)
+    with tempfile.TemporaryDirectory(prefix="mgcli-") as folder, _threads(config.get("machine", {}).get("threads")):
+        again = train_head(
+            cache,
+            config["task"],
+            head=config["head"],
+            modalities=run.modalities,
+            seeds=config["seeds"],
+            config=_train_config(config["config"]),
+            features={name: each["fingerprint"] for name, each in config["features"].items()},
+            clips=table,
+            runs=folder,
+            progress=progress,
+            say=_nothing,
+        )
+        states = {seed: _difference(run.state_dict(seed), again.state_dict(seed)) for seed in config["seeds"]}
+        columns = [f"p_{name}" for name in config["classes"]]
+        before, after = (each.predictions()[columns].to_numpy(np.float64) for each in (run, again))
+    return Reproduction(
+        run=run,
+        surroundings=_surroundings(config),
+        states=states,
+        probability=float(np.abs(before - after).max(initial=0.0)) if before.shape == after.shape else 1.0,
+        same_scores=again.metrics == run.metrics,
+    )
+
+
+def _clips(
+    run: Run, cache: FeatureCache, feature_sets: dict[str, FeatureSet], given: pd.DataFrame | None
+) -> pd.DataFrame:
+    """The clip table that the run's hash fits: the given one, or any that the cache keeps."""
+    tables = [given] if given is not None else list(_kept_tables(cache, run.config.get("protocol")))
+    for table in tables:
+        if _hash_as_used(run, table, feature_sets) == run.config["clips"]["hash"]:
+            table.attrs["protocol"] = run.protocol  # whose published overlaps were no reason to refuse it
+            return table
+    where = "the given clip table" if given is not None else f"any of {len(tables)} clip tables of {cache.path}"
+    counts = ", ".join(f"{split} {each['clips']}" for split, each in run.config["clips"]["counts"].items())
+    raise RunError(
+        f"{run.name} was trained on other clips, splits or labels ({counts}; hash {run.config['clips']['hash']}) than "
+        f"{where}; give its own with --clips"
+    )
+
+
+def _kept_tables(cache: FeatureCache, protocol: str | None) -> Iterator[pd.DataFrame]:
+    """The newest of the run's protocol, then every other."""
+    with suppress(CacheError):
+        yield cache.read_clips(protocol)
+    for path in cache.clip_tables():
+        table = read_clip_table(path)
+        table.attrs["protocol"] = path.name.rpartition("--")[0]
+        yield table
+
+
+def _hash_as_used(run: Run, table: pd.DataFrame, feature_sets: dict[str, FeatureSet]) -> str:
+    """`clip_list_hash` of the clips that a training on this table would use, with the run's validation subjects."""
+    task, clips = run.config["task"], run.config["clips"]
+    table = table[(table[task] != "") & (table["split"] != "")]
+    table = table[have_tokens(table, feature_sets)]
+    if clips["drawn_val_subjects"]:
+        own = table["split"] != "test"
+        held_back = table["subject_id"].isin(clips["drawn_val_subjects"])
+        table = table.assign(split=table["split"].where(~own, np.where(held_back, "val", "train")))
+    return clip_list_hash(table, task)
+
+
+def _check_tokens(run: Run, feature_sets: dict[str, FeatureSet], table: pd.DataFrame) -> None:
+    """The tokens themselves must be those of then, not only made in the same way."""
+    task = run.config["task"]
+    used = table[(table[task] != "") & (table["split"] != "")]
+    views = run.config["config"].get("views", 0)
+    for modality, about in run.config["features"].items():
+        if "tokens_hash" in about and tokens_hash(feature_sets[modality], used, views) != about["tokens_hash"]:
+            raise RunError(
+                f"the {modality} tokens of {feature_sets[modality].name} are not those that {run.name} was trained on: "
+                "clips were added, removed or imported anew since"
+            )
+
+
+def _train_config(saved: dict[str, Any]) -> TrainConfig:
+    return make_config({**{name: value for name, value in saved.items() if name != "head"}, **saved["head"]})
+
+
+def _surroundings(config: dict[str, Any]) -> list[str]:
+    """Packages and machine, where they are not what they were."""
+    now = machine(torch.get_num_threads())
+    found = []
+    for name, then in config.get("machine", {}).items():
+        if name != "threads" and now.get(name) != then:
+            found.append(f"{name}: {then or 'none'} then, {now.get(name) or 'none'} now")
+    for name, then in config["packages"].items():
+        here = platform.python_version() if name == "python" else _version(name)
+        if here != then:
+            found.append(f"{name} {then} then, {here} now")
+    return found
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
+def _difference(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> float:
+    """The largest of any weight; infinite where they have not the same weights."""
+    if {name: value.shape for name, value in before.items()} != {name: value.shape for name, value in after.items()}:
+        return float("inf")
+    return max(
+        (
+            0.0 if torch.equal(value, after[name]) else float((value.double() - after[name].double()).abs().max())
+            for name, value in before.items()
+        ),
+        default=0.0,
+    )
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """As many threads as then: sums of several threads are added in another order."""
+    own = torch.get_num_threads()
+    torch.set_num_threads(number or own)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(own)
+
+
+def _nothing(message: str) -> None:
+    """The run's folder has its warnings."""
