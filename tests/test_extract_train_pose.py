@@ -71,7 +71,7 @@ def train(table: pd.DataFrame, weights: Path, **arguments: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def trained(table: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    report = train(table, tmp_path_factory.mktemp("weights"), settings={"epochs": 10})
+    report = train(table, tmp_path_factory.mktemp("weights"), settings={"epochs": 14})
     assert report.counts == {"train": 48, "val": 12, "test": 4}
     assert report.scores["test"]["two_stream"]["top1"] == 1.0
     return report.checkpoint
@@ -155,14 +155,14 @@ def test_a_second_run_trains_nothing_and_another_one_is_refused(
     trained: Path, table: pd.DataFrame, tmp_path: Path
 ) -> None:
     before = trained.read_bytes()
-    again = train(table, trained.parent, settings={"epochs": 10})
+    again = train(table, trained.parent, settings={"epochs": 14})
     assert again.there_already
     assert again.scores["test"]["two_stream"]["top1"] == 1.0
     with pytest.raises(BackboneTrainError, match=r"was trained otherwise \(epochs\); .* --overwrite"):
         train(table, trained.parent, settings={"epochs": 11})
     other = table.assign(split=table["split"].mask(table["subject_id"] == "s0", "val"))
     with pytest.raises(BackboneTrainError, match="clips, labels, splits or skeletons"):
-        train(other, trained.parent, settings={"epochs": 10})
+        train(other, trained.parent, settings={"epochs": 14})
     assert trained.read_bytes() == before
 
 
