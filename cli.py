@@ -26,8 +26,9 @@ from mgcli.cache.console import (
     say,
 )
 from mgcli.extract.commands import app as extract_app
-from mgcli.extract.commands import bench_app as extract_bench_app
 from mgcli.extract.commands import cache_app as extract_cache_app
+from mgcli.extract.commands_bench import bench_app as extract_bench_app
+from mgcli.extract.commands_catalogue import app as catalogue_app
 from mgcli.fuse.commands import app as fuse_app
 from mgcli.fuse.commands_search import app as fuse_search_app
 
@@ -156,6 +157,7 @@ def demo(
 
 
 app.add_typer(extract_app)
+app.add_typer(catalogue_app)
 app.add_typer(fuse_app)
 app.add_typer(fuse_search_app)
 cache_app.add_typer(extract_cache_app)

@@ -1,4 +1,4 @@
-"""The commands of stage one: set a project up, train a pose backbone, extract, say what there is and how fast."""
+"""The commands of stage one: set a project up, check its data, train a pose backbone, extract."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from mgcli.cache.console import (
     make_project_cache,
     open_project_cache,
     print_result,
-    print_rows,
     project_with,
     say,
 )
@@ -36,11 +35,8 @@ if TYPE_CHECKING:
     from mgcli.extract import Shard
 
 app = typer.Typer()
-weights_app = typer.Typer(help="List every weights file, or import a released one.")
-app.add_typer(weights_app, name="weights")
 data_app = typer.Typer(help="Check the data, or write the clip table.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-bench_app = typer.Typer()
 cache_app = typer.Typer()
 
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ...; default automatic.")]
@@ -266,76 +262,6 @@ def backbone_train(
         raise typer.Exit(EXIT_SOME_FAILED)
 
 
-@app.command()
-def backbones(as_json: JsonOption = False) -> None:
-    """List the frozen backbones: token layouts, weights, licence, and whether the weights are here."""
-    from mgcli.extract import describe_backbones
-
-    print_rows(describe_backbones(project_with().weights), as_json)
-
-
-@app.command()
-def datasets(as_json: JsonOption = False) -> None:
-    """List the data sets that `init` and `extract` know."""
-    from mgcli.extract import describe_datasets
-
-    print_rows(describe_datasets(), as_json)
-
-
-@weights_app.callback(invoke_without_command=True)
-def weights(context: typer.Context, as_json: JsonOption = False) -> None:
-    """List every weights file: size, hash, licence, where it comes from, and whether it is here."""
-    if context.invoked_subcommand is not None:
-        return
-    from mgcli.extract import describe_weights, weights_folders
-
-    folder = project_with().weights
-    print_rows(describe_weights(folder), as_json)
-    say(f"looked for in: {', '.join(map(str, weights_folders(folder)))}")
-
-
-@weights_app.command("import")
-def weights_import(
-    files: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="FILE...",
-            help="Checkpoint, or its name in the weights folder; for agcn_two_stream two, joint stream first.",
-        ),
-    ],
-    backbone: Annotated[str, typer.Option(help="Backbone it is for; see `mgcli backbones`.")],
-    option: Annotated[
-        list[str] | None,
-        typer.Option(help="KEY=VALUE, an option of the backbone, such as joints=ntu25; kept with the file."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="File to write; by default FILE's name with .safetensors (of two the first one's, with "
-            "-two_stream.safetensors), in the weights folder."
-        ),
-    ] = None,
-    licence: Annotated[
-        str | None, typer.Option(help="Licence of the checkpoint, where mgcli does not know it.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Convert a released checkpoint once to .safetensors, checked name by name; nothing in it is run."""
-    from mgcli.extract import import_weights
-
-    imported = import_weights(
-        files,
-        backbone,
-        out=out,
-        weights_dir=project_with().weights,
-        options=key_values(option, "--option"),
-        licence=licence,
-        overwrite=overwrite,
-    )
-    print_result(imported.to_json(), imported.summary(), as_json)
-
-
 @cache_app.command("explain")
 def cache_explain(
     clip_id: Annotated[str, typer.Argument(help="The clip.")],
@@ -377,99 +303,6 @@ def cache_explain(
         typer.echo(json.dumps([each.to_json() for each in explanations]))
     else:
         typer.echo("\n".join(each.summary() for each in explanations))
-
-
-@bench_app.command("extract")
-def bench_extract(
-    backbone: Annotated[
-        str | None, typer.Option(help="Time its forward pass alone; see `mgcli backbones`, or package.module:Class.")
-    ] = None,
-    tokens: Annotated[str | None, typer.Option(help="Token layout, as the backbone names it.")] = None,
-    weights: Annotated[
-        str, typer.Option(help="File, name in the weights folder, or random:SEED; speed hardly hangs on them.")
-    ] = "random:0",
-    option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, any option of the backbone.")] = None,
-    batch_size: Annotated[
-        list[int] | None,
-        typer.Option(min=1, help="Inputs a forward pass; with --backbone, repeat for several; default 1, 8, 64."),
-    ] = None,
-    seconds: Annotated[float, typer.Option(help="To spend on measuring a backbone; three rounds at least.")] = 20.0,
-    video: Annotated[
-        Path | None,
-        typer.Option(help="For a face backbone: time detection, following and alignment in this video too."),
-    ] = None,
-    videos: Annotated[int, typer.Option(min=1, help="End to end: videos to generate.")] = 3,
-    minutes: Annotated[float, typer.Option(help="End to end: length of each video.")] = 2.0,
-    clips: Annotated[int, typer.Option(min=1, help="End to end: gesture clips in all videos together.")] = 120,
-    size: Annotated[str, typer.Option(help="End to end: WIDTHxHEIGHT of the videos.")] = "1280x720",
-    plain_clips: Annotated[int, typer.Option(min=1, help="End to end: clips that the plain loop does.")] = 12,
-    workers: WorkersOption = None,
-    precision: PrecisionOption = "auto",
-    device: DeviceOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Time stage one from end to end, against its forward pass and a plain loop; with --backbone, a forward pass.
-
-    The latter gives inputs a second and the share of the machine's matrix peak; below float32 it also says how near
-    the tokens come to those in float32.
-    """
-    from mgcli.extract import PipelineBenchConfig, bench_backbone, bench_extraction
-
-    if backbone is None:
-        width, _, height = size.partition("x")
-        if not (width.isdigit() and height.isdigit()):
-            raise typer.BadParameter(f"--size {size!r}: give WIDTHxHEIGHT, such as 1280x720")
-        if len(batch_size or ()) > 1:
-            raise typer.BadParameter("--batch-size is given once, unless --backbone names what to time")
-        config = PipelineBenchConfig(
-            weights=weights,
-            tokens=tokens or "full",
-            videos=videos,
-            minutes=minutes,
-            clips=clips,
-            width_px=int(width),
-            height_px=int(height),
-            plain_clips=plain_clips,
-            precision=precision,
-            batch_size=batch_size[0] if batch_size else None,
-            workers=workers,
-            device=device,
-        )
-        timed = bench_extraction(config)
-        print_result(timed.to_json(), timed.summary(), as_json)
-        return
-    report = bench_backbone(
-        backbone,
-        tokens=tokens,
-        weights=weights,
-        options=key_values(option, "--option"),
-        batch_sizes=batch_size or None,
-        seconds=seconds,
-        video=video,
-        precision=precision,
-        device=device,
-        weights_dir=project_with().weights,
-    )
-    print_result(report.to_json(), report.summary(), as_json)
-
-
-@bench_app.command("skeletons")
-def bench_skeletons(
-    scale: Annotated[
-        float, typer.Option(help="Share of iMiGUE's 359 videos and 18,500 clips; 1 makes files of 2.8 GB as csv.")
-    ] = 0.05,
-    form: Annotated[str, typer.Option(help="csv (light_hand) or xlsx (openpose).")] = "csv",
-    workers: WorkersOption = None,
-    folder: Annotated[
-        Path | None, typer.Option(help="Where files are made for a while; default: the system's.")
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Time the reading of skeletons: from files of realistic length, and from the store of parsed ones."""
-    from mgcli.extract import bench_skeleton_reading
-
-    report = bench_skeleton_reading(scale=scale, form=form, workers=workers, folder=folder)
-    print_result(report.to_json(), report.summary(), as_json)
 
 
 def _load_clips(project: Project) -> tuple[pd.DataFrame, str]:
