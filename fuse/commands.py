@@ -86,7 +86,8 @@ def fuse_train(
         compared = compare_heads(opened, task, **arguments)
         paired = compare_runs(compared[-1], compared[:-1])
         result = compared[-1].to_json() | {"baselines": [each.to_json() for each in compared[:-1]]}
-        print_result(result | paired.to_json(), f"{results_table(compared)}\n\n{paired.text()}", as_json)
+        kept = f"runs in {project.runs}: {', '.join(each.name for each in compared)}"
+        print_result(result | paired.to_json(), f"{results_table(compared)}\n\n{paired.text()}\n{kept}", as_json)
     else:
         run = train_head(opened, task, **arguments)
         print_result(run.to_json(), run.summary(), as_json)
