@@ -102,4 +102,3 @@ def _is_faster_in_bfloat16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     # torch has no public question for this; a version that drops the name computes in float32
     return device.type == "cpu" and getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
-
