@@ -100,6 +100,23 @@ def expect_room(folder: Path, num_bytes: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
+def expect_growth(path: Path, num_bytes: int) -> None:
+    """Refuse a file that is not there yet if it may not grow so large: for want of space, by a quota, by a limit.
+
+    HDF5 does not survive the refusal of a write: what it still has open then crashes the process.
+
+    Raises:
+        OSError: ENOSPC, EDQUOT or EFBIG; or the file is there.
+    """
+    if hasattr(os, "posix_fallocate"):
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        try:
+            os.posix_fallocate(descriptor, 0, num_bytes)
+        finally:
+            os.close(descriptor)
+            path.unlink()
+
+
 @contextmanager
 def writing(what: Path) -> Iterator[None]:
     """Turn the faults of a disk into errors that say what to do.

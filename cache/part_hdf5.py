@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from mgcli.cache.durable import blocks, committed_file, start_flush
+from mgcli.cache.durable import blocks, committed_file, expect_growth, start_flush
 from mgcli.cache.part import Part, RawTokens
 
 _LAYOUT: dict[str, Any] = {
@@ -19,6 +19,8 @@ _LAYOUT: dict[str, Any] = {
     "alignment_threshold": 2048,  # arrays of this many bytes and more start on a page, so that they map well
     "alignment_interval": 4096,
 }
+_HEADER_BYTES = 1024  # an object header, more than one needs
+_TEXT_BYTES = 64  # around a string in a heap, more than one needs
 
 
 class Hdf5Part(Part):
@@ -36,15 +38,9 @@ class Hdf5Part(Part):
     def write(path: Path, arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> None:
         """Write under a temporary name, flush to disk, rename."""
         try:
-            with committed_file(path) as temporary, h5py.File(temporary, "x", **_LAYOUT) as file:
-                for key, value in attributes.items():
-                    file.attrs[key] = json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
-                for name, array in arrays.items():
-                    dtype = h5py.string_dtype() if array.dtype == object else array.dtype
-                    dataset = file.create_dataset(name, array.shape, dtype, track_times=False)
-                    for rows in blocks(array):
-                        dataset[rows] = array[rows]
-                        start_flush(file.id.get_vfd_handle())
+            with committed_file(path) as temporary:
+                expect_growth(temporary, _most_bytes(arrays, attributes))
+                _write_file(temporary, arrays, attributes)
         except (OSError, RuntimeError) as error:  # HDF5 names the system's fault in its text only
             found = re.search(r"errno = (\d+)", str(error))
             if found is None:
@@ -106,6 +102,30 @@ class Hdf5Part(Part):
 
     def _open(self) -> h5py.File:
         return h5py.File(self.path, "r", locking=False)  # a part never changes; network disks often cannot lock
+
+
+def _write_file(path: Path, arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> None:
+    with h5py.File(path, "x", **_LAYOUT) as file:
+        for key, value in attributes.items():
+            file.attrs[key] = json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
+        for name, array in arrays.items():
+            dtype = h5py.string_dtype() if array.dtype == object else array.dtype
+            dataset = file.create_dataset(name, array.shape, dtype, track_times=False)
+            for rows in blocks(array):
+                dataset[rows] = array[rows]
+                start_flush(file.id.get_vfd_handle())
+
+
+def _most_bytes(arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> int:
+    """What a file of these takes at most: their bytes, and generously what HDF5 puts around them."""
+    texts = [text for array in arrays.values() if array.dtype == object for text in array]
+    around = _LAYOUT["alignment_interval"] + _HEADER_BYTES
+    return (
+        sum(array.nbytes + around for array in arrays.values())
+        + sum(len(text.encode()) + _TEXT_BYTES for text in texts)
+        + sum(len(json.dumps(value, default=str)) + _TEXT_BYTES for value in attributes.values())
+        + 4 * around
+    )
 
 
 def _plain(dataset: h5py.Dataset) -> h5py.Dataset:
