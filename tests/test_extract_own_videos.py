@@ -235,8 +235,8 @@ def test_init_extract_and_predict_on_windows_as_a_user_runs_them(
     videos, unseen = tmp_path / "videos", tmp_path / "unseen"
     for folder, names in ((videos, [f"s{i}_{c}" for i in range(5) for c in "ab"]), (unseen, ["match"])):
         folder.mkdir()
-        for name in names:
-            make_video(folder / f"{name}.mp4", 50)
+        for number, name in enumerate(names):
+            make_video(folder / f"{name}.mp4", 50, first_number=number)  # no two alike
     lines = [f"{path.name},{path.stem[-1]}" for path in sorted(videos.glob("*.mp4"))]
     (videos / "labels.csv").write_text("\n".join(["file,label", *lines]))
     backbone = (

@@ -23,15 +23,15 @@ RUNNER = """
 import sys
 from pathlib import Path
 from mgcli.cache import open_cache, read_clip_table
-from mgcli.extract import extract_modalities, pipeline
+from mgcli.extract import extract_modalities, run
 
 folder, log, delay_s = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
-add = pipeline.ModalityEmbedder.add
+add = run.ModalityEmbedder.add
 def noted(self, ready):
     with log.open("a") as file:
         file.write(ready.request.clip_id + "\\n")
     add(self, ready)
-pipeline.ModalityEmbedder.add = noted
+run.ModalityEmbedder.add = noted
 log.touch()
 extract_modalities(
     open_cache(folder / "cache", create=True), read_clip_table(folder / "clips.csv"), ["video"],
