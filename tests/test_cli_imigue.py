@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from mgcli.cache import load_project, open_cache
 from mgcli.cli import app
+from mgcli.extract import load_dataset
 
 LAYOUTS: dict[str, Callable[[Path], Path]] = {"challenge": write_challenge, "full": write_full_release}
 TINY_POSE = ("--option", "epochs=1", "--option", "num_frames=4", "--option", "min_steps=0")
@@ -55,6 +57,17 @@ def test_both_layouts_go_from_their_root_to_trained_heads(
     assert (emotion["head"], emotion["modalities"]) == ("inter_fusion", ["face", "context"])
     scored = {split for split, scores in emotion["metrics"].items() if scores}
     assert scored == ({"val"} if layout == "challenge" else {"val", "test"})  # the challenge keeps who won to itself
+    for run, form in ((gesture["run"], "miga2025-track1"), (emotion["run"], "miga2025-track3")):
+        mgcli("submit", run, "--form", form, "--out", f"{form}.zip")
+        with zipfile.ZipFile(tmp_path / f"{form}.zip") as archive:
+            header, *rows = archive.read("prediction.csv").decode().splitlines()
+        clips = [row.split(",")[0] for row in rows]
+        of_test = load_dataset("imigue", tmp_path / "data", protocol="miga-2025-subject-val")
+        of_test = of_test[(of_test["split"] == "test") & (of_test["clip_id"].str.contains("_") == (form[-1] == "1"))]
+        assert (header, clips) == (
+            {"1": "Id,Target", "3": "video_id,label"}[form[-1]],
+            of_test["clip_id"].tolist(),
+        )
 
 
 def test_init_says_what_is_left_out_and_keeps_the_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +97,7 @@ def test_all_modalities_at_full_size_with_no_argument_but_the_root(
     for modality, clips in (("video", 17), ("pose", 17), ("face", 9), ("context", 9)):
         assert as_json("extract", "--modality", modality)[modality]["done"] == clips
     for task in ("gesture", "emotion"):
-        assert as_json("fuse-train", "--task", task)["seeds"] == [0, 1, 2]
+        assert as_json("fuse-train", "--task", task)["seeds"] == [0, 1, 2, 3, 4]
     assert {each.spec.modality for each in open_cache(tmp_path / "features").feature_sets()} == {
         *("video", "pose", "face", "context")
     }
