@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from mgcli.cache.selection import ClipSelection
     from mgcli.cache.spec import FeatureSpec
     from mgcli.cache.store import FeatureCache, open_cache
+    from mgcli.cache.text_table import align_columns
     from mgcli.cache.token_grid import TokenGrid
     from mgcli.cache.verify import VerifyReport, verify_cache
     from mgcli.cache.writer import FeatureWriter
@@ -87,6 +88,7 @@ __all__ = [
     "ShareReport",
     "TokenGrid",
     "VerifyReport",
+    "align_columns",
     "check_clip_table",
     "class_group",
     "class_name",
@@ -149,6 +151,7 @@ __getattr__ = lazy_names(
         "spec": "FeatureSpec",
         "store": "FeatureCache open_cache",
         "verify": "VerifyReport verify_cache",
+        "text_table": "align_columns",
         "token_grid": "TokenGrid",
         "writer": "FeatureWriter",
     },

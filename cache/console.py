@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mgcli.cache.text_table import align_columns
+
 if TYPE_CHECKING:
     from mgcli.cache.project import Project
     from mgcli.cache.store import FeatureCache
@@ -90,9 +92,7 @@ def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
         typer.echo(json.dumps(rows))
         return
     table = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
-    widths = [max(len(row[i]) for row in table) for i in range(len(rows[0]))]
-    for row in table:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    typer.echo("\n".join(align_columns(table)))
 
 
 def say(message: str) -> None:

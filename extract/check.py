@@ -13,6 +13,7 @@ from mgcli.cache import (
     SPLITS,
     TASKS,
     LeakageReport,
+    align_columns,
     class_group,
     class_name,
     find_leakage,
@@ -208,5 +209,4 @@ def _aligned(rows: list[dict[str, Any]]) -> list[str]:
     if not rows:
         return []
     cells = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return align_columns(cells)

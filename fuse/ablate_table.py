@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mgcli.cache import committed_file, writing
+from mgcli.cache import align_columns, committed_file, writing
 from mgcli.fuse.calibration import log_loss
 from mgcli.fuse.grid import Cell
 from mgcli.fuse.metrics import over_seeds, scores, subject_intervals
@@ -151,9 +151,7 @@ class AblationTable:
 
     def text(self) -> str:
         """For a terminal."""
-        table = self.cells()
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in table]
+        lines = align_columns(self.cells())
         return "\n".join([f"{self.task}: {len(self.rows)} combination(s)", *lines, *self.notes()])
 
     def markdown(self) -> str:

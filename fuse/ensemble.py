@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mgcli.cache import MgcliError, label_classes
+from mgcli.cache import MgcliError, align_columns, label_classes
 from mgcli.fuse.metrics import over_seeds, scores, subject_intervals
 from mgcli.fuse.predict import mean_predictions, prediction_table, shares
 from mgcli.fuse.run import RUN_VERSION, Run, check_writable, group_rows, run_folder, write_run
@@ -65,8 +65,7 @@ class Ensemble:
         for name, weight, found in zip(self.sources, self.weights, self.alone, strict=True):
             rows.append([f"{weight:.3f}", name, *(f"{100 * found[each]:.2f}" for each in shown)])
         rows.append(["", ENSEMBLE, *(self._cell(together, each) for each in shown)])
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        lines = align_columns(rows)
         count = self.run.config["clips"]["counts"][self.split]
         return "\n".join(
             [

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from mgcli.cache import align_columns
 from mgcli.fuse.run import Run
 from mgcli.fuse.score_table import ScoreError, ScoreTable, run_scores
 
@@ -167,9 +168,7 @@ def paired_table(head: str, split: str, tests: Sequence[PairedTest]) -> str:
         ]
         for each in tests
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([title, *lines])
+    return "\n".join([title, *align_columns(rows)])
 
 
 def p_text(p: float) -> str:

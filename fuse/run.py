@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from mgcli.cache import MgcliError
+from mgcli.cache import MgcliError, align_columns
 from mgcli.fuse.calibration import calibration_text
 from mgcli.fuse.task import TASKS
 
@@ -166,10 +166,10 @@ def scores_table(rows: Sequence[tuple[Run, str, dict[str, Any], dict[str, Any]]]
         where = [protocols[run.protocol]] if several else []
         about = [run.label, "+".join(run.modalities), *where, str(len(run.config["seeds"])), split]
         table.append([*about, *(_cell(found, intervals, score) for score in shown)])
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
     title = task if several else ", ".join([task, *protocols.values()])
-    return "\n".join([f"{title}: mean +- std over seeds [95 % interval over subjects], in percent", *lines])
+    return "\n".join(
+        [f"{title}: mean +- std over seeds [95 % interval over subjects], in percent", *align_columns(table)]
+    )
 
 
 def group_rows(config: dict[str, Any]) -> dict[str, list[int]]:
