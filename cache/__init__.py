@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from mgcli.cache.text_table import align_columns
     from mgcli.cache.token_grid import TokenGrid
     from mgcli.cache.verify import VerifyReport, verify_cache
+    from mgcli.cache.views import VIEWS_KEY
     from mgcli.cache.writer import FeatureWriter
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "PROTOCOLS",
     "SPLITS",
     "TASKS",
+    "VIEWS_KEY",
     "CacheError",
     "ClipSelection",
     "ClipTableError",
@@ -150,6 +152,7 @@ __getattr__ = lazy_names(
         "selection": "ClipSelection",
         "spec": "FeatureSpec",
         "store": "FeatureCache open_cache",
+        "views": "VIEWS_KEY",
         "verify": "VerifyReport verify_cache",
         "text_table": "align_columns",
         "token_grid": "TokenGrid",

@@ -184,8 +184,9 @@ def _info_text(content: dict[str, Any]) -> str:
     """`cache info` for people."""
     lines = [f"{content['path']} (format version {content['format_version']})"]
     for each in content["feature_sets"]:
+        views = f" and {each['view_entries']} augmented views (1 to {each['views']})" if each["views"] else ""
         lines.append(
-            f"  {each['modality']:<8} {each['backbone']} {each['fingerprint']}: {each['clips']} clips, "
+            f"  {each['modality']:<8} {each['backbone']} {each['fingerprint']}: {each['clips']} clips{views}, "
             f"{each['tokens']} tokens of {each['dim']} {each['dtype']} ({each['layout']}), "
             f"{each['bytes'] / 1e6:.1f} MB in {each['parts']} {each['format']} part(s), weights {each['weights']}"
         )

@@ -21,6 +21,7 @@ from mgcli.cache.spec import FeatureSpec
 from mgcli.cache.store import FeatureCache
 from mgcli.cache.stored_entries import entry_lengths, read_entries
 from mgcli.cache.token_grid import DERIVED, TokenGrid
+from mgcli.cache.views import adopt_views
 
 GRID_KEY = "token_grid"  # of the provenance
 LAYOUTS_KEY = "token_layouts"  # likewise: those that the backbone offers
@@ -96,6 +97,7 @@ def derive_layout(
             )
             writer.commit_if_due()
             bar.step()
+    adopt_views(target, features.view_recipe)
     return DeriveReport(
         feature_set=target.name,
         derived_from=features.name,

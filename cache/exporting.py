@@ -206,7 +206,7 @@ def _one_entry_a_clip(
     if len(absent) == len(wanted):
         what = "tokens" if table is None else "tokens of the clips of this table"
         raise CacheError(f"{features.name} has no {what}" + (f" in view {view}" if view else ""))
-    sources = _named_sources(cache, features, table)
+    sources = _named_sources(cache, features, table, view)
     chosen: set[EntryKey] = set()
     for clip_id in wanted:
         entries = of_clip.get(clip_id, [])
@@ -220,8 +220,8 @@ def _one_entry_a_clip(
     return chosen, absent
 
 
-def _named_sources(cache: FeatureCache, features: FeatureSet, table: pd.DataFrame | None) -> dict[str, str]:
-    """Clip id -> source, as the given table names them, or else the cache's newest."""
+def _named_sources(cache: FeatureCache, features: FeatureSet, table: pd.DataFrame | None, view: int) -> dict[str, str]:
+    """Clip id -> source of its entry in a view, as the given table names them, or else the cache's newest."""
     column = features.spec.source_column
     if column is None:
         return {}
@@ -230,4 +230,4 @@ def _named_sources(cache: FeatureCache, features: FeatureSet, table: pd.DataFram
             table = cache.read_clips()
         except CacheError:
             return {}
-    return dict(zip(table["clip_id"], table[column], strict=True))
+    return dict(zip(table["clip_id"], features.sources_of(table, view), strict=True))

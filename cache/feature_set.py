@@ -21,6 +21,7 @@ from mgcli.cache.place import children, is_remote
 from mgcli.cache.reader import EntryReader
 from mgcli.cache.selection import ClipSelection
 from mgcli.cache.spec import FeatureSpec
+from mgcli.cache.views import VIEWS_KEY, view_source
 from mgcli.cache.writer import FeatureWriter
 
 SPEC_FILE = "spec.json"
@@ -69,9 +70,11 @@ class FeatureSet:
         return len(self.reader.index.winners)
 
     def describe(self) -> str:
-        """One line for people: backbone, layout, weights, clips."""
+        """One line for people: backbone, layout, weights, clips, views."""
         spec = self.spec
-        return f"{spec.backbone}, {spec.tokens} tokens, weights {spec.weights}, {len(self)} clips"
+        num_clips, views = self._clips_and_views()
+        augmented = f", {len(views)} augmented views of them" if len(views) else ""
+        return f"{spec.backbone}, {spec.tokens} tokens, weights {spec.weights}, {num_clips} clips{augmented}"
 
     def parts(self) -> list[Part]:
         """The committed parts, in name order.
@@ -156,6 +159,30 @@ class FeatureSet:
             rows = [new.get(key, row) for key, row in zip(keys, rows, strict=True)]
         return np.array(rows, dtype=np.int64)
 
+    @property
+    def view_recipe(self) -> dict[str, Any] | None:
+        """What the views 1 and up are made by, see `mgcli.cache.views`; None: none were extracted."""
+        recipe = self.provenance.get(VIEWS_KEY)
+        return recipe if isinstance(recipe, dict) else None
+
+    def sources_of(self, table: pd.DataFrame, view: int = 0) -> list[str]:
+        """The source of each clip's entry in a view, in hex, as this set and a clip table mean it.
+
+        Args:
+            table: with a column `clip_id`; one that names no sources, or tokens that were imported, give "", with
+                which any one entry will do.
+            view: 0 the plain view; the source of another holds the recipe too, where the set has one.
+        """
+        column = self.spec.source_column
+        sources = table[column].tolist() if column is not None and column in table else [""] * len(table)
+        if view == 0 or self.view_recipe is None:
+            return sources
+        unnamed = [i for i, source in enumerate(sources) if not source]
+        plain = self.find([table["clip_id"].iloc[i] for i in unnamed])
+        for i, row in zip(unnamed, plain.tolist(), strict=True):
+            sources[i] = f"{self.reader.index.entries['source'][row]:016x}" if row >= 0 else ""
+        return [view_source(source, self.view_recipe) if source else "" for source in sources]
+
     def select(self, clip_ids: Sequence[str], *, sources: Sequence[str] | None = None, view: int = 0) -> ClipSelection:
         """Look clips up once, to read them in many batches.
 
@@ -216,6 +243,7 @@ class FeatureSet:
         parts = self.parts()
         spec = self.spec
         index = self.reader.index
+        num_clips, views = self._clips_and_views()
         return {
             "modality": spec.modality,
             "backbone": spec.backbone,
@@ -223,7 +251,9 @@ class FeatureSet:
             "weights": spec.weights,
             "layout": spec.tokens,
             "format": "+".join(sorted({part.format for part in parts})) or self.format,
-            "clips": len(self),
+            "clips": num_clips,
+            "views": int(views.max(initial=0)),  # the highest
+            "view_entries": len(views),
             "tokens": int(index.entries["count"][index.winners].sum()),
             "dim": spec.dim,
             "dtype": spec.dtype,
@@ -231,6 +261,12 @@ class FeatureSet:
             "parts": len(parts),
             "failures": len(self.failures()),
         }
+
+    def _clips_and_views(self) -> tuple[int, np.ndarray]:
+        """How many entries are plain ones, and (n,) the view of each other one."""
+        index = self.reader.index
+        views = index.entries["view"][index.winners]
+        return int((views == 0).sum()), views[views > 0]
 
     def _look_up(self, keys: Sequence[_Key], view: int) -> dict[_Key, int]:
         """Find entries, and remember them."""

@@ -14,6 +14,7 @@ from mgcli.cache.progress import Progress
 from mgcli.cache.shared_tables import keep_shared_tables
 from mgcli.cache.store import FeatureCache
 from mgcli.cache.stored_entries import entry_lengths, read_entries
+from mgcli.cache.views import VIEWS_KEY, adopt_views
 
 _MOST_NAMED = 5
 
@@ -71,6 +72,7 @@ def import_share(cache: FeatureCache, file: Path, *, progress: bool = True) -> S
                 )
                 writer.commit_if_due()
                 bar.step()
+        adopt_views(features, share.provenance.get(VIEWS_KEY))
         return ShareReport(features.name, num_new, len(there), keep_shared_tables(cache, share.tables()))
 
 

@@ -13,6 +13,7 @@ from mgcli.cache.feature_set import FeatureSet
 from mgcli.cache.place import modified_ns
 from mgcli.cache.store import FeatureCache
 from mgcli.cache.stored_entries import plan_lots, read_lot
+from mgcli.cache.views import adopt_views
 
 _PART_BYTES = 64 << 20
 
@@ -25,6 +26,7 @@ class MergeReport:
     skipped: int  # here already, with the same tokens
     conflicts: list[tuple[str, str]]  # (feature set, clip id): here already with other tokens, which stay
     clip_tables: int  # that are new here
+    other_views: list[str]  # feature sets whose views are made otherwise here; those that came are not read
 
     def summary(self) -> str:
         """The report for people."""
@@ -34,6 +36,11 @@ class MergeReport:
             named = "; ".join(f"{clip_id} in {name}" for name, clip_id in self.conflicts[:5])
             more = " ..." if len(self.conflicts) > 5 else ""
             lines.append(f"{len(self.conflicts)} clip(s) are here with other tokens, which were kept: {named}{more}")
+        lines += [
+            f"{name}: the views that came were made with another seed or other settings than those here; they are kept "
+            "and not read"
+            for name in self.other_views
+        ]
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
@@ -60,6 +67,7 @@ def merge_cache(
     copied: dict[str, int] = {}
     skipped = 0
     conflicts: list[tuple[str, str]] = []
+    other_views: list[str] = []
     for theirs in other.feature_sets():
         ours = cache.create_feature_set(theirs.spec, theirs.provenance)
         reader = theirs.reader
@@ -75,7 +83,9 @@ def merge_cache(
                     writer.add_stored(clip)
                 writer.commit()
         copied[theirs.name] = len(new)
-    return MergeReport(copied, skipped, conflicts, _copy_clip_tables(cache, other))
+        if not adopt_views(ours, theirs.view_recipe):
+            other_views.append(theirs.name)
+    return MergeReport(copied, skipped, conflicts, _copy_clip_tables(cache, other), other_views)
 
 
 def _compare(ours: FeatureSet, theirs: FeatureSet) -> tuple[np.ndarray, list[str], np.ndarray]:

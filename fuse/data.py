@@ -197,8 +197,7 @@ def _load_view(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Tokens (R, D), validity and time (R,), and start and count (n,) of one view of the clips in `wanted` (n,)."""
     clip_ids = table["clip_id"].tolist()
-    column = features.spec.source_column
-    sources = table[column].tolist() if column is not None and column in table else [""] * len(table)
+    sources = features.sources_of(table, view)
     known = np.flatnonzero(features.holds(clip_ids, sources, view) & wanted).tolist()
     ids, id_sources = [clip_ids[i] for i in known], [sources[i] for i in known]
     selection = features.select(ids, sources=id_sources, view=view)

@@ -45,10 +45,9 @@ def tokens_hash(features: FeatureSet, table: pd.DataFrame, views: int = 0) -> st
         views: augmented views 1..views count too.
     """
     clip_ids = table["clip_id"].tolist()
-    column = features.spec.source_column
-    sources = table[column].tolist() if column is not None and column in table else [""] * len(table)
     rows: list[tuple[int, str, int]] = []
     for view in range(views + 1):
+        sources = features.sources_of(table, view)
         known = np.flatnonzero(features.holds(clip_ids, sources, view)).tolist()
         ids = [clip_ids[i] for i in known]
         selection = features.select(ids, sources=[sources[i] for i in known], view=view)

@@ -159,9 +159,7 @@ def have_tokens(table: pd.DataFrame, feature_sets: dict[str, FeatureSet]) -> np.
     """(n,) bool: which clips have tokens in any of the feature sets."""
     there = np.zeros(len(table), bool)
     for each in feature_sets.values():
-        column = each.spec.source_column
-        sources = table[column].tolist() if column is not None and column in table else None
-        there |= each.holds(table["clip_id"].tolist(), sources)
+        there |= each.holds(table["clip_id"].tolist(), each.sources_of(table))
     return there
 
 

@@ -32,6 +32,7 @@ from mgcli.fuse.selection import Selection, clip_list_hash, protocol_of, read_ta
 from mgcli.fuse.settings import TrainConfig, TrainError
 from mgcli.fuse.task import Choice, choose, get_task
 from mgcli.fuse.tracking import Tell, tracker
+from mgcli.fuse.views import check_views
 
 SCORED_SPLITS = ("val", "test")
 DEFAULT_SEEDS = 5
@@ -91,11 +92,11 @@ def train_head(
 
     chosen = choose(cache, get_task(task), head, modalities, features, note)
     check_options(chosen.head, config.head, say)
-    _check_views(chosen, config.views, note)
     chosen_seeds = seed_list(seeds)
     check_writable(Path(runs))
     _note_random_weights(chosen, note)
     table = read_table(cache, clips)
+    check_views(chosen.feature_sets, table, config.views, note)
     selection = select_for_training(
         table,
         task,
@@ -144,18 +145,6 @@ def _keep_stopped(trained: list[_Trained], described: dict[str, Any], runs: Path
     with run_folder(runs, stopped) as (folder, path):
         write_stopped(folder, described, *_history_and_states(trained))
     return f". The best weights until then are in {path}"
-
-
-def _check_views(chosen: Choice, views: int, note: Callable[[str], None]) -> None:
-    if not views:
-        return
-    lacking = [name for name, each in chosen.feature_sets.items() if each.clips()["view"].max() < 1]
-    if len(lacking) == len(chosen.modalities):
-        raise TrainError(
-            f"views is {views}, but the cache has no augmented views of {', '.join(lacking)}; leave views at 0"
-        )
-    if lacking:
-        note(f"the cache has no augmented views of {', '.join(lacking)}; their plain view is shown instead")
 
 
 def run_label(task: str, label: str) -> str:

@@ -263,11 +263,15 @@ def test_views_teach_what_the_plain_view_does_not_show(tmp_path: Path) -> None:
 
 def test_views_that_the_cache_lacks_are_named(planted: FeatureCache, tmp_path: Path) -> None:
     config = replace(QUICK, views=2)
-    with pytest.raises(TrainError, match="views is 2, but the cache has no augmented views of video, pose"):
+    with pytest.raises(TrainError, match=r"no augmented views of video, pose; make .*--views 2"):
         train_head(planted, "gesture", seeds=1, config=config, runs=tmp_path / "runs")
     add_views(planted, "video", views=1, value=0)
     run = train_head(planted, "gesture", seeds=1, config=config, runs=tmp_path / "runs")
-    assert run.config["warnings"] == ["the cache has no augmented views of pose; their plain view is shown instead"]
+    assert run.config["warnings"] == [
+        "the cache has no augmented views of pose; their plain view is shown instead",
+        "the cache lacks 160 of the augmented views of video that were asked for; to make them: "
+        "mgcli extract --modality video --modality pose --views 2",
+    ]
 
 
 # What goes wrong
