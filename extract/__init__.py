@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from mgcli.extract.train_pose_clips import BackboneTrainError
     from mgcli.extract.video import DecodePlan, VideoError, VideoIndex, index_video, plan_decode
     from mgcli.extract.video_decode import DecodeCount, decode_frames
+    from mgcli.extract.views import ClipView, ViewConfig, ViewError, mirror_joints
     from mgcli.extract.weights import PublishedWeights, download_weights, weights_folders
     from mgcli.extract.weights_checkpoint import WeightsError, read_provenance
     from mgcli.extract.weights_import import ImportedWeights, import_weights
@@ -62,6 +63,7 @@ __all__ = [
     "BackboneTrainError",
     "BenchReport",
     "CheckReport",
+    "ClipView",
     "DatasetError",
     "DatasetProtocol",
     "DecodeCount",
@@ -90,6 +92,8 @@ __all__ = [
     "SkeletonError",
     "VideoError",
     "VideoIndex",
+    "ViewConfig",
+    "ViewError",
     "WeightsError",
     "add_sources",
     "align_face",
@@ -114,6 +118,7 @@ __all__ = [
     "load_dataset",
     "load_project_clips",
     "make_demo",
+    "mirror_joints",
     "plan_decode",
     "pose_labels",
     "read_faces",
@@ -152,6 +157,7 @@ __getattr__ = lazy_names(
         "train_pose_clips": "BackboneTrainError",
         "video": "DecodePlan VideoError VideoIndex index_video plan_decode",
         "video_decode": "DecodeCount decode_frames",
+        "views": "ClipView ViewConfig ViewError mirror_joints",
         "weights": "PublishedWeights download_weights weights_folders",
         "weights_checkpoint": "WeightsError read_provenance",
         "weights_import": "ImportedWeights import_weights",

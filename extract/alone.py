@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 
@@ -12,9 +11,10 @@ import pandas as pd
 
 from mgcli.cache import Failure, FeatureCache, Progress, warn
 from mgcli.extract.device import choose_device
+from mgcli.extract.engine import ClipKey
 from mgcli.extract.inputs import ClipRequest, by_file
-from mgcli.extract.plan import Extraction, Stage, plan_notes, plan_warnings
-from mgcli.extract.report import ExtractReport, ModalityReport
+from mgcli.extract.plan import Extraction, Stage, clip_key, plan_notes, plan_warnings, planned_modality
+from mgcli.extract.report import ExtractReport, failures_to_list, modality_report
 from mgcli.extract.run import run_extraction
 from mgcli.extract.run_clock import RunProfile
 from mgcli.extract.shard import Shard
@@ -51,8 +51,8 @@ class _Alone:
     def __init__(self, shard: Shard | None, show_progress: bool) -> None:
         self._shard, self._show_progress = shard, show_progress
         self._stages: Sequence[Stage] = ()
-        self._num_done: Counter[str] = Counter()  # modality -> clips
-        self._failures: list[tuple[str, Failure]] = []  # modality, which
+        self._over: list[ClipKey] = []
+        self._failures: dict[ClipKey, Failure] = {}
         self._warnings: list[str] = []
         self._bar: Progress | None = None
         self._note = ""
@@ -68,10 +68,9 @@ class _Alone:
         return by_file(requests)
 
     def clip_over(self, request: ClipRequest, failure: Failure | None) -> None:
-        if failure is None:
-            self._num_done[request.modality] += 1
-        else:
-            self._failures.append((request.modality, failure))
+        self._over.append(clip_key(request))
+        if failure is not None:
+            self._failures[clip_key(request)] = failure
         self._step(1)
 
     def sign_of_life(self, lately: RunProfile) -> None:
@@ -88,27 +87,17 @@ class _Alone:
             self._bar.__exit__()
         for stage in self._stages:
             shard = None if self._shard is None else (self._shard.index, self._shard.count)
-            stage.feature_set.write_failures(self._failed(stage.modality), shard)
+            stage.feature_set.write_failures(failures_to_list(self._failures, stage.modality), shard)
 
     def report(self, cache: FeatureCache, profile: RunProfile, seconds: float) -> ExtractReport:
         """What the run did."""
         reports = {
-            stage.modality: ModalityReport(
-                feature_set=stage.feature_set.name,
-                weights=stage.feature_set.spec.weights,
-                done=self._num_done[stage.modality],
-                skipped=stage.num_skipped,
-                failed=len(self._failed(stage.modality)),
-                seconds=seconds,
-            )
+            stage.modality: modality_report(planned_modality(stage), self._over, self._failures, seconds)
             for stage in self._stages
         }
         return ExtractReport(
             cache=cache.path, modalities=reports, profile=profile, warnings=self._warnings, shard=self._shard
         )
-
-    def _failed(self, modality: str) -> list[Failure]:
-        return [failure for failed, failure in self._failures if failed == modality]
 
     def _step(self, count: int) -> None:
         if self._bar is not None:

@@ -39,6 +39,15 @@ data_app = typer.Typer(help="Check the data, or write the clip table.", no_args_
 app.add_typer(data_app, name="data")
 cache_app = typer.Typer()
 
+ViewsOption = Annotated[
+    int | None,
+    typer.Option("--views", min=0, help="Augmented views of each training clip, beside the plain one; default 0."),
+]
+ViewSeedOption = Annotated[int | None, typer.Option("--view-seed", help="Of what is drawn for the views; default 0.")]
+ViewFlipOption = Annotated[
+    bool | None,
+    typer.Option("--view-flip/--no-view-flip", help="Mirror half of the views; not where classes name a side."),
+]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ...; default automatic.")]
 PrecisionOption = Annotated[str, typer.Option("--precision", help="float32, bfloat16 or auto.")]
 TokensOption = Annotated[str | None, typer.Option("--tokens", help="Token layout, as the backbone names it.")]
@@ -59,6 +68,7 @@ StoreOption = Annotated[
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=0, help="Files read at once; 0 reads between batches.")
 ]
+_VIEW_SETTINGS = {"views": "count", "view_seed": "seed", "view_flip": "flip"}  # of mgcli.toml and of `ViewConfig`
 CompileOption = Annotated[
     str, typer.Option("--compile", help="torch.compile: on, off, or auto: on a GPU, for clips enough to pay for it.")
 ]
@@ -159,6 +169,9 @@ def extract(
     backbone: BackboneOption = None,
     sampling: SamplingOption = None,
     option: BackboneOptionsOption = None,
+    views: ViewsOption = None,
+    view_seed: ViewSeedOption = None,
+    view_flip: ViewFlipOption = None,
     store_dtype: StoreOption = None,
     task: Annotated[
         str | None, typer.Option(help="Only clips of this task, gesture or emotion; default: the modality's.")
@@ -190,7 +203,8 @@ def extract(
 
     share = _workers_asked_for(device, devices, shard, engine)
     project = project_with(dataset=dataset, root=root, clips=clips, cache=cache, format=cache_format, protocol=protocol)
-    asked_for = _asked_for(project, modality, backbone, tokens, weights, sampling, option)
+    given = {"views": views, "view_seed": view_seed, "view_flip": view_flip}
+    asked_for = _asked_for(project, modality, backbone, tokens, weights, sampling, option, given)
     table, protocol = _load_clips(project)
     report = extract_modalities(
         make_project_cache(project),
@@ -274,6 +288,9 @@ def cache_explain(
     backbone: BackboneOption = None,
     sampling: SamplingOption = None,
     option: BackboneOptionsOption = None,
+    views: ViewsOption = None,
+    view_seed: ViewSeedOption = None,
+    view_flip: ViewFlipOption = None,
     store_dtype: StoreOption = None,
     dataset: DatasetOption = None,
     root: RootOption = None,
@@ -288,12 +305,13 @@ def cache_explain(
     project = project_with(dataset=dataset, root=root, clips=clips, cache=cache, protocol=protocol)
     opened = open_project_cache(project.cache)
     table, protocol = _load_clips(project)
+    given = {"views": views, "view_seed": view_seed, "view_flip": view_flip}
     explanations = explain_extraction(
         opened,
         table,
         clip_id,
         modality,
-        **_asked_for(project, modality, backbone, tokens, weights, sampling, option),
+        **_asked_for(project, modality, backbone, tokens, weights, sampling, option, given),
         precision=precision,
         store_dtype=store_dtype,
         protocol=protocol,
@@ -346,22 +364,31 @@ def _asked_for(
     weights: str | None,
     sampling: str | None,
     option: list[str] | None,
+    views: dict[str, Any],
 ) -> dict[str, Any]:
-    """What mgcli.toml and the flags ask of the backbones, as `extract_modalities` takes it."""
+    """What mgcli.toml and the flags ask of the backbones and the views, as `extract_modalities` takes it."""
+    from mgcli.extract import ViewConfig
+
     if backbone is not None and len(modality) > 1:
         raise typer.BadParameter("--backbone takes one --modality at a time")
     settings = {name: _settings(project, name, sampling, option) for name in modality}
+    of_views = {name: values["views"] | _given(views) for name, values in settings.items()}
     return {
         "backbones": {modality[0]: backbone} if backbone else _pick(settings, "backbone"),
         "tokens": tokens or _pick(settings, "tokens"),
         "weights": weights or _pick(settings, "weights"),
         "options": {name: values["options"] for name, values in settings.items()},
+        "views": {
+            name: ViewConfig(**{_VIEW_SETTINGS[key]: value for key, value in each.items()})
+            for name, each in of_views.items()
+        },
     }
 
 
 def _settings(project: Project, modality: str, sampling: str | None, option: list[str] | None) -> dict[str, Any]:
-    """What mgcli.toml says of a modality, with the flags' options in place: backbone, tokens, weights, options."""
+    """What mgcli.toml says of a modality: backbone, tokens, weights, views, and options with the flags' in place."""
     settings: dict[str, Any] = {"options": dict(project.extract.get(modality, {}))}
+    settings["views"] = {key: settings["options"].pop(key) for key in _VIEW_SETTINGS if key in settings["options"]}
     for name in ("backbone", "tokens", "weights"):
         if name in settings["options"]:
             settings[name] = settings["options"].pop(name)
@@ -369,6 +396,10 @@ def _settings(project: Project, modality: str, sampling: str | None, option: lis
         settings["options"]["sampling"] = sampling
     settings["options"] |= key_values(option, "--option")
     return settings
+
+
+def _given(flags: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in flags.items() if value is not None}
 
 
 def _pick(settings: dict[str, dict[str, Any]], name: str) -> dict[str, str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import secrets
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -31,7 +30,7 @@ from mgcli.extract.engine import (
     WorkerTask,
 )
 from mgcli.extract.handout import Handout
-from mgcli.extract.report import ExtractReport, ModalityReport
+from mgcli.extract.report import ExtractReport, failures_to_list, modality_report
 from mgcli.extract.run_clock import RunProfile, all_together
 from mgcli.extract.source import add_sources
 
@@ -125,9 +124,9 @@ class _Run:
         if self._plan is None or self._handout.left:
             raise self._nobody_left()
         for file in self._handout.not_committed(self._done):
-            for modality, clip_id in file.clips:
+            for key in file.clips:
                 reason = f"a worker did it, but the cache {self._cache.path} does not hold it; run the command again"
-                self._handout.failures[modality, clip_id] = Failure(clip_id, "commit", reason)
+                self._handout.failures[key] = Failure(key[1], "commit", reason)
 
     def stop(self) -> None:
         """Let the workers commit what is whole; what they still say of failures counts."""
@@ -149,27 +148,18 @@ class _Run:
             return
         shard = self._task.extraction.shard
         for each in self._plan.modalities:
-            failed = self._handout.failures.items()
-            failures = [failure for (modality, _), failure in failed if modality == each.modality]
+            failures = failures_to_list(self._handout.failures, each.modality)
             feature_set = self._cache.named_set(each.feature_set)
             feature_set.write_failures(failures, None if shard is None else (shard.index, shard.count))
 
     def report(self, seconds: float) -> ExtractReport:
         """What all workers did together."""
         assert self._plan is not None
-        planned = Counter(modality for file in self._plan.files for modality, _ in file.clips)
-        failed = Counter(modality for modality, _ in self._handout.failures)
+        over = [key for file in self._plan.files for key in file.clips]
         profiles = [profile for _, profile in self._profiles]
         devices = len({number for number, _ in self._profiles})
         reports = {
-            each.modality: ModalityReport(
-                feature_set=each.feature_set,
-                weights=each.weights,
-                done=planned[each.modality] - failed[each.modality],
-                skipped=each.num_skipped,
-                failed=failed[each.modality],
-                seconds=seconds,
-            )
+            each.modality: modality_report(each, over, self._handout.failures, seconds)
             for each in self._plan.modalities
         }
         return ExtractReport(
@@ -252,8 +242,7 @@ class _Run:
     def _note_over(self, slot: _Slot, over: ClipsOver) -> None:
         slot.num_over += over.num_over
         slot.lately = over.lately or slot.lately
-        for modality, failure in over.failures:
-            self._handout.failures[modality, failure.clip_id] = failure
+        self._handout.failures |= dict(over.failures)
         self._step(over.num_over)
 
     def _step(self, count: int) -> None:

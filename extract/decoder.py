@@ -15,12 +15,12 @@ from typing import Protocol
 
 import numpy as np
 
-from mgcli.extract.shrink import Shrink
+from mgcli.extract.shrink import Look
 from mgcli.extract.video import VideoIndex, index_video, plan_decode
 from mgcli.extract.video_decode import DecodeCount, decode_frames
 
-Needs = Mapping[int, tuple[Shrink | None, ...]]  # frame -> what it is needed as; None: as large as it is
-Pictures = dict[Shrink | None, np.ndarray]  # (H, W, 3) uint8 each
+Needs = Mapping[int, tuple[Look, ...]]  # frame -> what it is needed as
+Pictures = dict[Look, np.ndarray]  # (H, W, 3) uint8 each
 
 
 class Decoder(Protocol):
@@ -92,6 +92,6 @@ def needed_pictures(
     plan = plan_decode(index, list(needs))
     for frame, rgb in decode_frames(index, plan, threads=threads, count=count, on_packet=on_packet):
         started = time.perf_counter()
-        pictures = {shrink: rgb if shrink is None else shrink(rgb) for shrink in needs[frame]}
+        pictures = {look: rgb if look is None else look(rgb) for look in needs[frame]}
         count.convert_s += time.perf_counter() - started
         yield frame, pictures

@@ -99,7 +99,8 @@ class ModalityEmbedder:
             return
         self._failed.add(request.number)
         self._unfinished.pop(request.number, None)
-        self._on_clip(request, Failure(request.clip_id, stage, reason))
+        of_view = f"view {request.view_number}: " if request.view is not None else ""
+        self._on_clip(request, Failure(request.clip_id, stage, f"{of_view}{reason}"))
 
     def flush(self) -> None:
         """Run what waits for a batch, and hand all whole clips to the writer."""
@@ -203,6 +204,7 @@ class ModalityEmbedder:
                 request.clip_id,
                 np.concatenate([window.tokens for window in windows]),
                 source=request.source,
+                view=request.view_number,
                 time_s=np.concatenate([window.time_s for window in windows]),
                 valid=np.concatenate([window.valid for window in windows]),
                 aux={name: np.concatenate([window.kept[name] for window in windows]) for name in windows[0].kept},

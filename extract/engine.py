@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ENGINES = ("ray",)
 
-ClipKey = tuple[str, str]  # modality, clip id
+ClipKey = tuple[str, str, int]  # modality, clip id, view
 
 
 class EngineError(MgcliError):
@@ -59,7 +59,9 @@ class PlannedModality:
     modality: str
     feature_set: str
     weights: str
-    num_skipped: int
+    num_skipped: int  # clips that are in the cache already
+    views: int = 0  # how many augmented views are asked for
+    num_views_skipped: int = 0  # that are
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class ClipsOver:
     """Clips are done or failed since the last word, and how the worker stands."""
 
     num_over: int
-    failures: list[tuple[str, Failure]] = field(default_factory=list)  # modality, which
+    failures: list[tuple[ClipKey, Failure]] = field(default_factory=list)
     lately: RunProfile | None = None  # of the last seconds; None: as before
 
 

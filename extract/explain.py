@@ -12,6 +12,7 @@ from mgcli.cache import ClipTableError, Explanation, FeatureCache, explain_clip
 from mgcli.extract.device import choose_device
 from mgcli.extract.modality import checked_clips, clips_of, make_backbone, make_spec, modality_configs
 from mgcli.extract.source import add_sources
+from mgcli.extract.views import views_for
 
 
 def explain_extraction(
@@ -40,5 +41,10 @@ def explain_extraction(
     for config in modality_configs(modalities, **asked_for):
         backbone = make_backbone(config, clips_of(config, table), device)
         source = row.iloc[0][f"{backbone.reads}_source"]
-        explanations.append(explain_clip(cache, clip_id, make_spec(config, backbone), source))
+        views = views_for(config.views, table)
+        count = views.count if views.wanted(table)[(table["clip_id"] == clip_id).to_numpy()].any() else 0
+        recipe = views.recipe(backbone.reads) if views.count else None
+        explanations.append(
+            explain_clip(cache, clip_id, make_spec(config, backbone), source, views=count, recipe=recipe)
+        )
     return explanations

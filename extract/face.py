@@ -128,12 +128,22 @@ class FaceFollower:
         return float(np.linalg.norm(face.centre - self._last.centre)) / self._last.size_px
 
 
-def align_face(frame: np.ndarray, face: Face | None) -> np.ndarray:
+@dataclass(frozen=True)
+class FaceJitter:
+    """How far from its place an augmented view sees an aligned face."""
+
+    zoom: float
+    shift: complex  # x + iy, in sides of the aligned face
+    mirrored: bool
+
+
+def align_face(frame: np.ndarray, face: Face | None, jitter: FaceJitter | None = None) -> np.ndarray:
     """The face turned, scaled and moved so that its points lie on the reference points.
 
     Args:
         frame: (H, W, 3) uint8 RGB.
         face: None where no face was seen.
+        jitter: of an augmented view: the crop is zoomed, moved, and then mirrored or not.
 
     Returns:
         (112, 112, 3) uint8 RGB, black outside the frame, and black all over where there is no face.
@@ -141,6 +151,9 @@ def align_face(frame: np.ndarray, face: Face | None) -> np.ndarray:
     if face is None:
         return np.zeros((ALIGNED_PX, ALIGNED_PX, 3), dtype=np.uint8)
     scale, shift = similarity(face.points, REFERENCE_POINTS)
+    if jitter is not None:
+        middle = (ALIGNED_PX - 1) / 2 * (1 + 1j)
+        scale, shift = jitter.zoom * scale, jitter.zoom * (shift - middle) + middle + ALIGNED_PX * jitter.shift
     column, row = np.meshgrid(np.arange(ALIGNED_PX), np.arange(ALIGNED_PX))
     source = (column + 1j * row - shift) / scale  # (112, 112) x + iy in the frame, pixel centres at whole numbers
     height, width = frame.shape[:2]
@@ -148,7 +161,8 @@ def align_face(frame: np.ndarray, face: Face | None) -> np.ndarray:
     pixels = torch.from_numpy(frame).permute(2, 0, 1)[None].float()  # (1, 3, H, W)
     grid = torch.from_numpy(place[None]).float()  # (1, 112, 112, 2) in -1..1
     aligned = F.grid_sample(pixels, grid, mode="bilinear", align_corners=False)[0]  # (3, 112, 112)
-    return aligned.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    crop: np.ndarray = aligned.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    return crop[:, ::-1] if jitter is not None and jitter.mirrored else crop
 
 
 def similarity(points: np.ndarray, reference: np.ndarray) -> tuple[complex, complex]:

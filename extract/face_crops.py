@@ -16,6 +16,7 @@ from mgcli.extract.face import (
     Face,
     FaceError,
     FaceFollower,
+    FaceJitter,
     align_face,
     load_detector,
     read_faces,
@@ -62,16 +63,19 @@ class FaceCrops:
         times_s: np.ndarray,
         pictures: Sequence[np.ndarray],
         detector: str = DEFAULT_DETECTOR,
+        jitter: FaceJitter | None = None,
     ) -> np.ndarray:
         """Aligned faces of one clip.
 
         Args:
-            clip: number of the clip; its frames are asked for in ascending order, all of one detector.
+            clip: number of the clip, or of a view of it; its frames are asked for in ascending order, all of one
+                detector.
             path: face file that was opened; None detects.
             frames: (T,) int64, of the video.
             times_s: (T,) of the frames.
             pictures: T of (H, W, 3) uint8 RGB.
             detector: that finds faces where no file gives them.
+            jitter: of an augmented view.
 
         Returns:
             (T, 112, 112, 3) uint8 RGB, black where there is no face.
@@ -85,7 +89,7 @@ class FaceCrops:
                 face = self._given[path][frame] if frame < len(self._given[path]) else None
             else:
                 face = self._follow(clip, frame, time_s, picture, detector)
-            crops[row] = align_face(picture, face)
+            crops[row] = align_face(picture, face, jitter)
         return crops
 
     def _follow(self, clip: int, frame: int, time_s: float, picture: np.ndarray, detector: str) -> Face | None:

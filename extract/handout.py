@@ -65,8 +65,8 @@ class Handout:
             self._deaths[file.file] += bool(death)
             if self._deaths[file.file] >= MOST_DEATHS:
                 reason = f"{MOST_DEATHS} workers died over {file.file}; the last one {death}"
-                for modality, clip_id in file.clips:
-                    self.failures[modality, clip_id] = Failure(clip_id, "worker", reason)
+                for key in file.clips:
+                    self.failures[key] = Failure(key[1], "worker", reason)
                 continue
             num_back += len(file.clips)
             if self._deaths[file.file] == MOST_DEATHS - 1:
@@ -77,17 +77,17 @@ class Handout:
 
     def not_committed(self, files: Sequence[FileWork]) -> list[FileWork]:
         """These files with those of their clips that have not failed, and that no part holds."""
-        open_clips = {
-            (modality, clip_id): source
-            for file in files
-            for (modality, clip_id), source in file.clips.items()
-            if (modality, clip_id) not in self.failures
-        }
+        open_clips = {key: source for file in files for key, source in file.clips.items() if key not in self.failures}
         missing: set[ClipKey] = set()
-        for modality, group in groupby(sorted(open_clips), key=lambda key: key[0]):
+        in_order = sorted(open_clips, key=_modality_and_view)
+        for (modality, view), group in groupby(in_order, key=_modality_and_view):
             keys = list(group)
             feature_set = self._cache.named_set(self._feature_sets[modality])
-            held = feature_set.holds([clip_id for _, clip_id in keys], [open_clips[key] for key in keys])
+            held = feature_set.holds([clip_id for _, clip_id, _ in keys], [open_clips[key] for key in keys], view)
             missing |= {key for key, is_held in zip(keys, held, strict=True) if not is_held}
         left = [replace(file, clips={key: file.clips[key] for key in file.clips if key in missing}) for file in files]
         return [file for file in left if file.clips]
+
+
+def _modality_and_view(key: ClipKey) -> tuple[str, int]:
+    return key[0], key[2]

@@ -17,17 +17,18 @@ from mgcli.extract.backbone import Backbone, Prepared
 from mgcli.extract.decoder import Decoder, Decoders, Pictures
 from mgcli.extract.face import FaceError
 from mgcli.extract.face_crops import FaceCrops
-from mgcli.extract.shrink import Shrink
+from mgcli.extract.shrink import FramedShrink, Look
 from mgcli.extract.skeleton import Skeleton, read_skeleton
 from mgcli.extract.skeleton_layouts import LayoutError, SkeletonError
 from mgcli.extract.video import VideoError, VideoIndex
+from mgcli.extract.views import ClipView
 
 END_SLACK_S = 0.5  # an interval may end this long after its video before that is worth a warning
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipRequest:
-    """One clip for one backbone."""
+    """One clip, or one augmented view of it, for one backbone."""
 
     number: int  # place among all requests of the run
     clip_id: str
@@ -40,6 +41,18 @@ class ClipRequest:
     face: Path | None  # None: faces are detected
     seconds: tuple[float, float] | None  # [start, end); None with `frames` None: the whole video
     frames: tuple[int, int] | None  # [start, end)
+    view: ClipView | None = None  # None: the plain view
+
+    @property
+    def view_number(self) -> int:
+        """0 the plain view; 1 and up augmented ones."""
+        return 0 if self.view is None else self.view.number
+
+    @property
+    def look(self) -> Look:
+        """What a picture is needed as."""
+        shrink = self.backbone.shrink
+        return shrink if shrink is None or self.view is None else FramedShrink(self.view.framing, shrink)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +148,9 @@ def _read_skeletons(requests: Sequence[ClipRequest], index: VideoIndex | MgcliEr
         return
 
     def joints_of(window: _Window) -> np.ndarray:
-        return skeleton.joints[window.frames] if layout is None else skeleton.joints_in(layout, window.frames)
+        joints = skeleton.joints[window.frames] if layout is None else skeleton.joints_in(layout, window.frames)
+        view = window.request.view
+        return joints if view is None else view.change_joints(joints, layout or skeleton.layout)
 
     for request in requests:
         for item in _windows(request, skeleton):
@@ -172,13 +187,15 @@ def _read_video(
     decoded: dict[int, Pictures] = {}  # frames that a later window needs
 
     def media_of(window: _Window) -> np.ndarray:
-        request = window.request
-        pictures = [decoded[frame][request.backbone.shrink] for frame in window.frames.tolist()]
-        if request.backbone.reads == "video":
-            return np.stack(pictures)  # (T, H, W, 3), or (T, h, w, 3) as the backbone has them shrunk
-        times_s = index.time_s[window.frames]
-        detector = request.backbone.detector
-        return face_crops.align(request.number, request.face, window.frames, times_s, pictures, detector)
+        request, view = window.request, window.request.view
+        pictures = [decoded[frame][request.look] for frame in window.frames.tolist()]
+        if request.backbone.reads == "face":
+            times_s = index.time_s[window.frames]
+            detector, jitter = request.backbone.detector, None if view is None else view.face
+            return face_crops.align(request.number, request.face, window.frames, times_s, pictures, detector, jitter)
+        if view is not None and request.look is None:
+            pictures = [view.framing(picture) for picture in pictures]
+        return np.stack(pictures)  # (T, H, W, 3), or (T, h, w, 3) as the backbone has them shrunk
 
     def complete(window: _Window) -> ClipEvent:
         frames = window.frames.tolist()
@@ -210,13 +227,14 @@ def _read_video(
         yield from (ClipFailed(window.request, "decode", str(error)) for window in windows[place:])
 
 
-def _needs(windows: Sequence[_Window]) -> dict[int, tuple[Shrink | None, ...]]:
+def _needs(windows: Sequence[_Window]) -> dict[int, tuple[Look, ...]]:
     """What each frame of a video is needed as, the same in every run."""
-    needs: dict[int, dict[Shrink | None, None]] = {}
+    needs: dict[int, dict[Look, None]] = {}
     for window in windows:
+        look = window.request.look
         for frame in window.frames.tolist():
-            needs.setdefault(frame, {})[window.request.backbone.shrink] = None
-    return {frame: tuple(shrinks) for frame, shrinks in needs.items()}
+            needs.setdefault(frame, {})[look] = None
+    return {frame: tuple(looks) for frame, looks in needs.items()}
 
 
 def _prepare(window: _Window, media_of: Callable[[_Window], np.ndarray]) -> InputReady | ClipFailed:
@@ -248,11 +266,14 @@ def _windows(request: ClipRequest, timeline: VideoIndex | Skeleton) -> Iterator[
             f"{timeline.end_s:.2f} s, before the clip does",
         )
         return
-    if asked_s > timeline.end_s + END_SLACK_S and (request.seconds or request.frames):
+    is_past_end = asked_s > timeline.end_s + END_SLACK_S and bool(request.seconds or request.frames)
+    if is_past_end and request.view is None:
         yield ClipWarning(
             request, f"the clip ends at {asked_s:.2f} s, its video at {timeline.end_s:.2f} s; what is there is used"
         )
     windows = request.backbone.windows(start_s, end_s)
+    if request.view is not None:
+        windows = request.view.times(windows, start_s, end_s)
     for number, times_s in enumerate(windows):
         yield _Window(request, number, len(windows), times_s, timeline.frames_at(times_s))
 

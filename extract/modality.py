@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -25,6 +26,7 @@ from mgcli.extract.device import choose_precision
 from mgcli.extract.inputs import ClipRequest
 from mgcli.extract.skeleton import read_skeleton
 from mgcli.extract.skeleton_layouts import SkeletonError
+from mgcli.extract.views import ViewConfig
 from mgcli.extract.weights import find_weights, trained_file
 
 
@@ -43,6 +45,7 @@ class ModalityConfig:
     protocol: str = "table"
     weights_dir: Path | None = None
     download: bool = False
+    views: ViewConfig = field(default_factory=ViewConfig)
 
     @property
     def usual(self) -> Modality:
@@ -71,6 +74,7 @@ def modality_configs(
     tokens: str | Mapping[str, str] | None = None,
     weights: str | Mapping[str, str] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    views: int | Mapping[str, ViewConfig] | None = None,
     **common: Any,
 ) -> list[ModalityConfig]:
     """What is asked for, modality by modality.
@@ -81,6 +85,7 @@ def modality_configs(
         tokens: token layout, for each modality that offers it; or modality -> layout.
         weights: for each modality that has weights; or modality -> weights.
         options: modality -> options of its backbone.
+        views: how many augmented views of each modality; or modality -> which.
         common: fields of ModalityConfig that are the same for all.
 
     Raises:
@@ -91,6 +96,7 @@ def modality_configs(
             modality=modality,
             backbone=(backbones or {}).get(modality),
             options=(options or {}).get(modality),
+            views=views.get(modality, ViewConfig()) if isinstance(views, Mapping) else ViewConfig(count=views or 0),
             **common,
         )
         for modality in dict.fromkeys(modalities)
@@ -182,13 +188,29 @@ def make_spec(config: ModalityConfig, backbone: Backbone) -> FeatureSpec:
 
 
 def missing_clips(
-    feature_set: FeatureSet, backbone: Backbone, clips: pd.DataFrame, first_number: int
+    feature_set: FeatureSet, backbone: Backbone, clips: pd.DataFrame, views: ViewConfig, first_number: int
 ) -> list[ClipRequest]:
-    """Requests for the clips whose tokens are not committed, numbered from `first_number` on."""
-    sources = clips[f"{backbone.reads}_source"]
-    has = feature_set.holds(clips["clip_id"].tolist(), sources.tolist())
-    missing = clips[~has | (sources == "").to_numpy(dtype=bool)]
-    return clip_requests(missing, backbone, feature_set.spec.modality, first_number=first_number)
+    """Requests for the clips, and for augmented views of those that get any, whose tokens are not committed.
+
+    Args:
+        feature_set: whose entries count; views are those of its recipe.
+        backbone: of the requests.
+        clips: with sources.
+        views: that are asked for beside the plain one.
+        first_number: of the requests; the views of a clip stand side by side.
+    """
+    ids = clips["clip_id"].tolist()
+    sources = [feature_set.sources_of(clips, view) for view in range(views.count + 1)]
+    is_absent = np.array([not source for source in sources[0]], dtype=bool)  # its media are not there
+    missing = np.array([is_absent | ~feature_set.holds(ids, each, view) for view, each in enumerate(sources)])
+    missing[1:] &= views.wanted(clips)
+    rows, numbers = np.nonzero(missing.T)  # by clip, then by view
+    wanted = zip(rows.tolist(), numbers.tolist(), strict=True)
+    requests = clip_requests(clips.iloc[rows], backbone, feature_set.spec.modality, first_number=first_number)
+    return [
+        replace(request, source=sources[view][row] if request.source else "", view=views.view(ids[row], view))
+        for request, (row, view) in zip(requests, wanted, strict=True)
+    ]
 
 
 def clip_requests(

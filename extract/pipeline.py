@@ -16,6 +16,7 @@ from mgcli.extract.modality import checked_clips, modality_configs
 from mgcli.extract.plan import Extraction
 from mgcli.extract.report import ExtractReport
 from mgcli.extract.shard import Shard
+from mgcli.extract.views import ViewConfig
 
 
 def extract_modalities(
@@ -27,6 +28,7 @@ def extract_modalities(
     tokens: str | Mapping[str, str] | None = None,
     weights: str | Mapping[str, str] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    views: int | Mapping[str, ViewConfig] | None = None,
     precision: str = "auto",
     store_dtype: str | None = None,
     batch_size: int | None = None,
@@ -56,6 +58,8 @@ def extract_modalities(
         weights: file, name in a weights folder or "random:SEED", for each modality that has weights; or
             modality -> weights.
         options: modality -> options of its backbone.
+        views: how many augmented views of the training clips there shall be beside the plain one of every clip; or
+            modality -> which. Those that are there already are passed over. See `mgcli.extract.views`.
         precision: auto, float32 or bfloat16.
         store_dtype: float16, bfloat16 or float32; by default float32 for float32 and float16 otherwise.
         batch_size: inputs a forward pass; None suits the device.
@@ -82,6 +86,7 @@ def extract_modalities(
             tokens=tokens,
             weights=weights,
             options=options,
+            views=views,
             precision=precision,
             store_dtype=store_dtype,
             task=task,

@@ -12,13 +12,15 @@ from typing import Any
 import pandas as pd
 import torch
 
-from mgcli.cache import GRID_KEY, LAYOUTS_KEY, FeatureCache, FeatureSet
+from mgcli.cache import GRID_KEY, LAYOUTS_KEY, VIEWS_KEY, FeatureCache, FeatureSet
 from mgcli.extract.backbone import Backbone
 from mgcli.extract.device import choose_batch_size, choose_compile, choose_workers
+from mgcli.extract.engine import ClipKey, PlannedModality
 from mgcli.extract.face import load_detector
 from mgcli.extract.inputs import ClipRequest
 from mgcli.extract.modality import ModalityConfig, clips_of, make_backbone, make_spec, missing_clips
 from mgcli.extract.shard import Shard, files_of, share_of
+from mgcli.extract.views import ViewConfig, sided_classes, views_for
 
 _PROVENANCE_PACKAGES = ("mgcli", "torch", "torchvision", "timm", "av", "numpy")
 
@@ -50,7 +52,10 @@ class Stage:
     backbone: Backbone
     feature_set: FeatureSet
     requests: list[ClipRequest]
-    num_skipped: int
+    num_skipped: int  # clips that are in the cache already
+    num_views_skipped: int  # augmented views that are
+    views: ViewConfig
+    not_mirrored: list[str]  # classes that name a side, for which no view is mirrored
     compiled: bool
 
 
@@ -73,30 +78,56 @@ def plan_stages(cache: FeatureCache, extraction: Extraction, table: pd.DataFrame
         clips = [of_it[[file in share for file in files_of(of_it)]] for of_it in clips]
     stages = []
     num_requests = 0
-    for spec, backbone, of_it in zip(specs, backbones, clips, strict=True):
+    for config, spec, backbone, of_it in zip(configs, specs, backbones, clips, strict=True):
         feature_set = cache.create_feature_set(spec, _provenance(device, backbone))
-        requests = missing_clips(feature_set, backbone, of_it, first_number=num_requests)
+        views = views_for(config.views, table)
+        if views.count and feature_set.view_recipe != views.recipe(backbone.reads):
+            feature_set.write_provenance(**{VIEWS_KEY: views.recipe(backbone.reads)})
+        requests = missing_clips(feature_set, backbone, of_it, views, first_number=num_requests)
         if backbone.reads == "face" and any(request.face is None for request in requests):
             load_detector(backbone.detector, device)  # its weights are missing for all clips or for none
         num_requests += len(requests)
         num_own = len(requests) // extraction.num_processes
         compiled = bool(requests) and choose_compile(extraction.compile, device, num_own)
-        stages.append(Stage(spec.modality, backbone, feature_set, requests, len(of_it) - len(requests), compiled))
+        num_clips = sum(request.view is None for request in requests)
+        stages.append(
+            Stage(
+                modality=spec.modality,
+                backbone=backbone,
+                feature_set=feature_set,
+                requests=requests,
+                num_skipped=len(of_it) - num_clips,
+                num_views_skipped=views.count * int(views.wanted(of_it).sum()) - (len(requests) - num_clips),
+                views=views,
+                not_mirrored=sided_classes(table) if views.count and config.views.flip else [],
+                compiled=compiled,
+            )
+        )
     return stages
 
 
 def plan_warnings(stages: Sequence[Stage]) -> list[str]:
-    """One for each modality that has clips from another video or interval than before."""
+    """What is in the cache as made otherwise than is asked for now, and whose views are not mirrored."""
     said = []
     for stage in stages:
-        known = set(stage.feature_set.clips()["clip_id"]) if stage.requests and len(stage.feature_set) else set()
-        count = sum(request.clip_id in known for request in stage.requests)
+        entries = stage.feature_set.clips() if stage.requests and len(stage.feature_set) else None
+        known = set() if entries is None else set(zip(entries["clip_id"], entries["view"], strict=True))
+        again = [request for request in stage.requests if (request.clip_id, request.view_number) in known]
+        count = sum(request.view is None for request in again)
         if count:
             are = "clip is" if count == 1 else "clips are"
             said.append(
                 f"{stage.modality}: {count} {are} in the cache as made from another file or interval, and extracted "
                 f"again; what differs: mgcli cache explain CLIP --modality {stage.modality}"
             )
+        elif again:
+            said.append(
+                f"{stage.modality}: {len(again)} augmented views are in the cache as made with another seed or other "
+                "settings, or from another file, and made again; those are kept, and not read"
+            )
+        if stage.not_mirrored:
+            named = ", ".join(map(repr, stage.not_mirrored[:5])) + (", ..." if len(stage.not_mirrored) > 5 else "")
+            said.append(f"{stage.modality}: no view is mirrored, because classes name a side: {named}")
     return said
 
 
@@ -107,6 +138,23 @@ def plan_notes(stages: Sequence[Stage]) -> list[str]:
         for stage in stages
         if stage.compiled
     ]
+
+
+def planned_modality(stage: Stage) -> PlannedModality:
+    """A stage as those know it who only count."""
+    return PlannedModality(
+        modality=stage.modality,
+        feature_set=stage.feature_set.name,
+        weights=stage.feature_set.spec.weights,
+        num_skipped=stage.num_skipped,
+        views=stage.views.count,
+        num_views_skipped=stage.num_views_skipped,
+    )
+
+
+def clip_key(request: ClipRequest) -> ClipKey:
+    """What tells a request from all others of the run, in every process."""
+    return request.modality, request.clip_id, request.view_number
 
 
 def _provenance(device: torch.device, backbone: Backbone) -> dict[str, Any]:

@@ -35,6 +35,39 @@ class Shrink:
         return np.stack([self(picture) for picture in pictures])
 
 
+@dataclass(frozen=True)
+class Framing:
+    """A part of a picture, in the picture's own shape, mirrored or not: what an augmented view sees of it."""
+
+    side: float  # of the part, as a share of the picture's
+    down: float  # where the part lies: 0 at the top, 1 at the bottom
+    along: float  # 0 at the left, 1 at the right
+    mirrored: bool
+
+    def __call__(self, picture: np.ndarray) -> np.ndarray:
+        """(H, W, C) -> (h, w, C), without a copy."""
+        height, width = picture.shape[:2]
+        rows, columns = max(1, round(self.side * height)), max(1, round(self.side * width))
+        top, left = round(self.down * (height - rows)), round(self.along * (width - columns))
+        part = picture[top : top + rows, left : left + columns]
+        return part[:, ::-1] if self.mirrored else part
+
+
+@dataclass(frozen=True)
+class FramedShrink:
+    """Of a part of a picture what a shrink makes of a whole one."""
+
+    framing: Framing
+    shrink: Shrink
+
+    def __call__(self, picture: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 -> (h, w, 3) uint8, as large as the shrink has it."""
+        return self.shrink(self.framing(picture))
+
+
+Look = Shrink | FramedShrink | None  # what is made of a picture where it is decoded; None: it stays as large as it is
+
+
 def _between(rows: np.ndarray, left: np.ndarray, right: np.ndarray, along: np.ndarray) -> np.ndarray:
     """(h, W, 3) -> (h, w, 3) float32: columns weighted between a left and a right one."""
     return np.take(rows, left, axis=1) * (1 - along) + np.take(rows, right, axis=1) * along

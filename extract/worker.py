@@ -22,12 +22,11 @@ from mgcli.extract.engine import (
     FileWork,
     Message,
     Planned,
-    PlannedModality,
     Warned,
     WorkerTask,
 )
 from mgcli.extract.inputs import ClipRequest, by_file
-from mgcli.extract.plan import Stage, plan_notes, plan_warnings
+from mgcli.extract.plan import Stage, clip_key, plan_notes, plan_warnings, planned_modality
 from mgcli.extract.run import run_extraction
 from mgcli.extract.run_clock import RunProfile
 from mgcli.extract.shard import span_of, work_s
@@ -97,9 +96,11 @@ class WorkerFeed:
     def jobs(self, stages: Sequence[Stage]) -> Iterator[list[ClipRequest]]:
         """What this worker is given, until there is no more."""
         requests = [request for stage in stages for request in stage.requests]
-        by_key = {_key(request): request for request in requests}
+        by_key = {clip_key(request): request for request in requests}
         files = [_file_work(each) for each in by_file(requests)]
-        self.send(Planned([_planned(stage) for stage in stages], files, plan_notes(stages), plan_warnings(stages)))
+        self.send(
+            Planned([planned_modality(stage) for stage in stages], files, plan_notes(stages), plan_warnings(stages))
+        )
         while True:
             self.say_over()
             self.send(Asking())
@@ -120,7 +121,7 @@ class WorkerFeed:
 
     def clip_over(self, request: ClipRequest, failure: Failure | None) -> None:
         """Count a clip, and pass a failure on."""
-        self._add(1, [] if failure is None else [(request.modality, failure)])
+        self._add(1, [] if failure is None else [(clip_key(request), failure)])
 
     def sign_of_life(self, lately: RunProfile) -> None:
         """The moment to say what was held back, and to stop if the run is over."""
@@ -137,7 +138,7 @@ class WorkerFeed:
         if self._stopped.is_set():
             raise StoppedError
 
-    def _add(self, num_over: int, failures: Sequence[tuple[str, Failure]] = ()) -> None:
+    def _add(self, num_over: int, failures: Sequence[tuple[ClipKey, Failure]] = ()) -> None:
         with self._lock:
             self._over = ClipsOver(self._over.num_over + num_over, [*self._over.failures, *failures])
 
@@ -153,22 +154,13 @@ def _open(task: WorkerTask) -> FeatureCache:
     return cache
 
 
-def _planned(stage: Stage) -> PlannedModality:
-    feature_set = stage.feature_set
-    return PlannedModality(stage.modality, feature_set.name, feature_set.spec.weights, stage.num_skipped)
-
-
 def _file_work(requests: Sequence[ClipRequest]) -> FileWork:
     return FileWork(
         file=str(requests[0].video or requests[0].skeleton or ""),
         is_there=any(request.source for request in requests),
         work_s=work_s(span_of(request.seconds, request.frames) for request in requests),
-        clips={_key(request): request.source for request in requests},
+        clips={clip_key(request): request.source for request in requests},
     )
-
-
-def _key(request: ClipRequest) -> ClipKey:
-    return request.modality, request.clip_id
 
 
 def _portable(error: BaseException) -> BaseException:

@@ -68,7 +68,8 @@ def test_the_readme_lists_every_command_and_no_other() -> None:
 
 
 def test_every_option_in_the_readme_exists() -> None:
-    known = {name for command in COMMANDS.values() for parameter in command.params for name in parameter.opts}
+    parameters = [parameter for command in COMMANDS.values() for parameter in command.params]
+    known = {name for parameter in parameters for name in (*parameter.opts, *parameter.secondary_opts)}
     known |= {"--help", "--version", "--quiet", "--editable"}
     known |= {"--array", "--gpus", "--wrap", "--head", "--address"}  # of sbatch and ray
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= known
@@ -111,6 +112,36 @@ def test_both_commands_run_as_they_stand_in_a_project_folder(tmp_path: Path) -> 
     assert "6 clips done" in mgcli("extract", "--modality", "video", cwd=tmp_path).stdout
     assert "6 there already" in mgcli("extract", "--modality", "video", cwd=tmp_path).stdout
     assert "weights: video random:0" in mgcli("fuse-train", "--task", "emotion", cwd=tmp_path).stdout
+
+
+def test_views_are_extracted_and_trained_on(tmp_path: Path) -> None:
+    rows = ["clip_id,video,subject_id,split,gesture"]
+    for i in range(6):
+        make_video(tmp_path / f"v{i}.mp4", num_frames=18, first_number=i)
+        rows.append(f"c{i},v{i}.mp4,s{i // 2},{('train', 'val', 'test')[i // 2]},{i % 2}")
+    (tmp_path / "clips.csv").write_text("\n".join(rows))
+    (tmp_path / "tiny_backbones.py").write_text((Path(__file__).parent / "tiny_backbones.py").read_text())
+    tiny = ("--modality", "video", "--backbone", "tiny_backbones:TinyVideo", "--weights", "random:0")
+    mgcli("init", "table", "--clips", "clips.csv", cwd=tmp_path)
+    mgcli("extract", *tiny, cwd=tmp_path)
+    train = ("fuse-train", "--task", "gesture", "--head", "concat", "--seeds", 1, "--option", "min_steps=5")
+    lacking = mgcli(*train, "--option", "views=2", cwd=tmp_path, code=1).stderr
+    assert "make them: mgcli extract --modality video --views 2" in lacking
+    said = mgcli("extract", *tiny, "--views", 2, cwd=tmp_path).stdout
+    assert "0 clips done, 6 there already" in said
+    assert "augmented views 1 to 2 of the training clips: 4 done, 0 there already, 0 failed" in said
+    assert "lacks" not in mgcli(*train, "--option", "views=2", cwd=tmp_path).stderr
+    assert "the cache lacks 2 of the augmented views" in mgcli(*train, "--option", "views=3", cwd=tmp_path).stderr
+    assert "6 clips and 4 augmented views (1 to 2)" in mgcli("cache", "info", cwd=tmp_path).stdout
+    assert "6 clips, 4 augmented views of them" in mgcli("cache", "ls", cwd=tmp_path).stdout
+    told = mgcli("cache", "explain", "c0", *tiny, "--views", 3, cwd=tmp_path).stdout
+    assert "view 3 not yet" in told
+    with (tmp_path / "mgcli.toml").open("a") as file:
+        file.write("\n[extract.video]\nviews = 3\nview_flip = false\n")
+    again = mgcli("extract", *tiny, "--view-flip", cwd=tmp_path).stdout  # the flag goes over the file
+    assert "augmented views 1 to 3 of the training clips: 2 done, 4 there already" in again
+    (tmp_path / "mgcli.toml").write_text((tmp_path / "mgcli.toml").read_text().replace("views = 3", 'views = "3"'))
+    assert "views is '3'; it must be a whole number" in mgcli("extract", *tiny, cwd=tmp_path, code=1).stderr
 
 
 def test_stage_two_works_without_stage_one(imported: Path) -> None:

@@ -225,6 +225,6 @@ def test_a_worker_that_sees_another_cache_or_no_data_says_so(tmp_path: Path, tab
     assert str(last_word(task, [None]).error).startswith(message)
     (cache.path / "marker").touch()
     assert last_word(task, [None]).error is None
-    unseen = FileWork(str(tmp_path / "gone.mp4"), True, 1.0, {("video", "v0/0"): "0" * 16})
+    unseen = FileWork(str(tmp_path / "gone.mp4"), True, 1.0, {("video", "v0/0", 0): "0" * 16})
     message = f"far away does not see {tmp_path / 'gone.mp4'}, which is there where the run was started"
     assert str(last_word(task, [unseen]).error).startswith(message)
