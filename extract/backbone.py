@@ -75,7 +75,8 @@ class Backbone(nn.Module, ABC):
 
     A subclass takes `tokens` and its other options as keywords, checks them, and leaves them readable in
     `sampling` and `transform`: together with the weights these are all that decides a token's value.
-    A clip's tokens are those of its windows, one window after another.
+    A clip's tokens are those of its windows, one window after another. Augmented views (`views.py`) need nothing of
+    a backbone: they change the times that `windows` gave and the media that `prepare` is given.
     """
 
     name: ClassVar[str]

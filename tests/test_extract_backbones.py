@@ -12,8 +12,21 @@ import numpy as np
 import pytest
 import torch
 
-from mgcli.extract import BACKBONES, MODALITIES, Backbone, BackboneError, WeightsError, backbone_class, create_backbone
+from mgcli.extract import (
+    BACKBONES,
+    MODALITIES,
+    Backbone,
+    BackboneError,
+    ClipView,
+    ViewConfig,
+    WeightsError,
+    align_face,
+    backbone_class,
+    create_backbone,
+)
 from mgcli.extract.backbone_mvit import MViTv2S, arrange_tokens
+from mgcli.extract.face import REFERENCE_POINTS, Face
+from mgcli.extract.shrink import FramedShrink
 
 GOLDEN = Path(__file__).parent / "data" / "golden_mvit_v2_s.npz"
 TOLERANCE = 5e-5  # scaled error: largest difference over largest golden value
@@ -67,6 +80,38 @@ def test_contract_tokens_times_and_shapes_agree(backbone: Backbone) -> None:
     assert prepared.time_s.dtype == np.float32
     assert (prepared.time_s >= 2.0).all()
     assert (prepared.time_s < 5.0).all()
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_contract_takes_augmented_views(backbone: Backbone, mirrored: bool) -> None:
+    mirrored = mirrored and (backbone.reads != "skeleton" or backbone.joints is not None)
+    number = next(i for i in range(1, 99) if ClipView.draw("c", i, ViewConfig()).mirrored == mirrored)
+    view = ClipView.draw("c", number, ViewConfig())
+    plain_times_s = backbone.windows(2.0, 5.0)
+    times_s = view.times(plain_times_s, 2.0, 5.0)
+    assert [len(each) for each in times_s] == [len(each) for each in plain_times_s]
+    media = random_media(backbone, len(times_s[0]))
+    plain = backbone.prepare(media, plain_times_s[0])
+    changed = backbone.prepare(as_viewed(backbone, view, media), times_s[0])
+    assert changed.inputs.shape == plain.inputs.shape
+    assert changed.valid.tolist() == plain.valid.tolist()
+    assert ((changed.time_s >= 2.0) & (changed.time_s < 5.0)).all()
+    assert not np.array_equal(changed.time_s, plain.time_s)
+    tokens = backbone.embed(torch.stack([plain.inputs, changed.inputs]))
+    assert tokens.isfinite().all()
+    assert not torch.allclose(tokens[0], tokens[1], rtol=1e-3)
+
+
+def as_viewed(backbone: Backbone, view: ClipView, media: np.ndarray) -> np.ndarray:
+    """Media as an augmented view gives them to `prepare`."""
+    if backbone.reads == "skeleton":
+        return view.change_joints(media, backbone.joints)
+    if backbone.reads == "face":
+        face = Face(np.array([0, 0, 112, 112]), REFERENCE_POINTS)
+        return np.stack([align_face(frame, face, view.face) for frame in media])
+    if backbone.shrink is None:
+        return np.stack([view.framing(frame) for frame in media])
+    return np.stack([FramedShrink(view.framing, backbone.shrink)(frame) for frame in media])
 
 
 def test_contract_is_frozen_and_says_what_decides_its_tokens(backbone: Backbone) -> None:
