@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from mgcli.cache import lazy_names
 
 if TYPE_CHECKING:
+    from mgcli.fuse.bench import FuseBench, FuseBenchConfig, bench_fusion
     from mgcli.fuse.compare import compare_heads, describe_heads
     from mgcli.fuse.ensemble import Ensemble, EnsembleError, make_ensemble
     from mgcli.fuse.folds import FoldError
@@ -29,6 +30,8 @@ __all__ = [
     "EnsembleError",
     "Evaluation",
     "FoldError",
+    "FuseBench",
+    "FuseBenchConfig",
     "FusionHead",
     "GridError",
     "HeadConfig",
@@ -45,6 +48,7 @@ __all__ = [
     "TaskError",
     "TrainConfig",
     "TrainError",
+    "bench_fusion",
     "compare_heads",
     "compare_runs",
     "create_head",
@@ -64,6 +68,7 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {  # module -> public names in it
+        "bench": "FuseBench FuseBenchConfig bench_fusion",
         "compare": "compare_heads describe_heads",
         "ensemble": "Ensemble EnsembleError make_ensemble",
         "folds": "FoldError",
