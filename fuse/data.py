@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mgcli.cache import FeatureSet
 
-MAX_STATISTICS_TOKENS = 1 << 16  # enough for a mean, a spread and the strongest axes
+MAX_STATISTICS_TOKENS = 1 << 14  # enough for a mean, a spread and the strongest axes
 MAX_AXES_TOKENS = 2048  # of tokens wider than this, the axes come from this many tokens
 OUTSIDE_CLIP_S = 0.5  # a token's time may lie this far outside its clip, as half a window does
 
@@ -254,10 +254,12 @@ def _statistics(each: ModalityTokens, rows: Tensor) -> TokenStatistics:
         zeros = torch.zeros(dim, device=index.device)
         return TokenStatistics(zeros, zeros, zeros.new_zeros(dim, 0), zeros.new_zeros(0), 0.0)
     index = _every_so_often(index, MAX_STATISTICS_TOKENS)
-    tokens = each.tokens[index].double()  # (R', D)
-    std, mean = torch.std_mean(tokens, dim=0, correction=0)
+    tokens = each.tokens[index].float()  # (R', D)
+    mean = tokens.mean(dim=0, dtype=torch.float64)
+    tokens -= mean.float()
+    std = tokens.square().mean(dim=0).sqrt()
     std = std.where(std > 1e-6 * (mean.abs() + std.max()), 0.0)  # rounding is not spread
-    standard = (tokens - mean) / std.where(std > 0, 1.0) * (std > 0)
+    standard = tokens * torch.where(std > 0, 1 / std, 0.0)
     if dim > MAX_AXES_TOKENS:
         standard = _every_so_often(standard, MAX_AXES_TOKENS)
     # Half of each number's own spread is given back: what a number says may be why it varies more than others.
@@ -277,8 +279,9 @@ def _principal_axes(standard: Tensor) -> tuple[Tensor, Tensor]:
     """(A,) variances and (D, A) axes of (R, D) tokens, strongest first, without the empty ones."""
     num_tokens, dim = standard.shape
     if num_tokens >= dim:
-        variance, axes = torch.linalg.eigh(standard.T @ standard / num_tokens)
+        variance, axes = torch.linalg.eigh((standard.T @ standard).double() / num_tokens)
     else:  # the smaller product has the same spectrum
+        standard = standard.double()
         variance, weights = torch.linalg.eigh(standard @ standard.T / num_tokens)
         axes = torch.nn.functional.normalize(standard.T @ weights, dim=0)
     kept = (variance > 1e-6 * variance.max().clamp_min(1e-12)).flip(0)
