@@ -25,6 +25,7 @@ from mgcli.fuse.data import token_statistics
 from mgcli.fuse.device import threads_for, training_device
 from mgcli.fuse.head import FusionHead, create_head
 from mgcli.fuse.loop import fit_head
+from mgcli.fuse.residency import place_clips
 from mgcli.fuse.selection import Selection, select_for_training
 from mgcli.fuse.settings import TrainConfig, TrainError
 from mgcli.fuse.task import Choice, choose, get_task
@@ -228,7 +229,7 @@ def _fit(
 ) -> tuple[list[float], float]:
     """Seconds of each epoch of our training, and the share of validation clips that the last state got right."""
     times = [time.perf_counter()]
-    tensors = selection.tensors.to(device)
+    tensors, _ = place_clips(selection.tensors, device, config.residency, lambda text: None)
     train, val = (torch.from_numpy(selection.rows(split)).to(device) for split in ("train", "val"))
     generator = torch.Generator(device).manual_seed(0)
     with threads_for(device, _tokens_a_step(selection, config)):

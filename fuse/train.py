@@ -20,13 +20,14 @@ from torch import Tensor
 
 from mgcli.cache import FeatureCache, Progress, media_names, open_cache, warn
 from mgcli.fuse.calibration import calibrate
-from mgcli.fuse.data import token_statistics
+from mgcli.fuse.data import ClipTensors, token_statistics
 from mgcli.fuse.device import threads_for, training_device
 from mgcli.fuse.head import FittedHead, check_options, create_head
 from mgcli.fuse.identity import machine, tokens_hash
 from mgcli.fuse.loop import LossNotFiniteError, fit_head, predict_probabilities
 from mgcli.fuse.metrics import confusion_matrix, over_seeds, scores, subject_intervals
 from mgcli.fuse.predict import prediction_table
+from mgcli.fuse.residency import place_clips
 from mgcli.fuse.run import RUN_VERSION, Run, check_writable, group_rows, run_folder, write_run, write_stopped
 from mgcli.fuse.selection import Selection, clip_list_hash, protocol_of, read_table, select_for_training
 from mgcli.fuse.settings import TrainConfig, TrainError
@@ -107,14 +108,17 @@ def train_head(
         allow_unseen_classes=config.allow_unseen_classes,
         allow_leakage=config.allow_leakage,
         views=config.views,
+        residency=config.residency,
         warn=note,
     )
+    tensors, kind = place_clips(selection.tensors, training_device(config.device), config.residency, say)
     described = _describe(cache, task, protocol_of(table), chosen, selection, chosen_seeds, config, warnings)
+    described["residency"] = kind
     folder_name = name or f"{run_label(task, chosen.label)}-{secrets.token_hex(3)}"
     trained: list[_Trained] = []
     try:
         with tracker(track, Path(runs), folder_name) as tell:
-            for each in _train_seeds(chosen, selection, chosen_seeds, config, progress, tell):
+            for each in _train_seeds(chosen, selection, tensors, chosen_seeds, config, progress, tell):
                 trained.append(each)
     except LossNotFiniteError as error:
         seed = chosen_seeds[len(trained)]
@@ -194,10 +198,16 @@ def _note_random_weights(chosen: Choice, note: Any) -> None:
 
 
 def _train_seeds(
-    chosen: Choice, selection: Selection, seeds: list[int], config: TrainConfig, progress: bool, tell: Tell
+    chosen: Choice,
+    selection: Selection,
+    tensors: ClipTensors,
+    seeds: list[int],
+    config: TrainConfig,
+    progress: bool,
+    tell: Tell,
 ) -> Iterator[_Trained]:
-    device = training_device(config.device)
-    tensors = selection.tensors.to(device)
+    """Seed after seed; `tensors` are the selection's, where the training reads them."""
+    device = tensors.labels.device
     rows = {split: torch.from_numpy(selection.rows(split)).to(device) for split in ("train", *SCORED_SPLITS)}
     statistics = token_statistics(selection.tensors, torch.from_numpy(selection.rows("train")))
     batch_size, epochs = config.plan(len(rows["train"]))
