@@ -6,6 +6,7 @@ from mgcli.cache import lazy_names
 
 if TYPE_CHECKING:
     from mgcli.fuse.bench import FuseBench, FuseBenchConfig, bench_fusion
+    from mgcli.fuse.calibrated import answered, threshold_for
     from mgcli.fuse.compare import compare_heads, describe_heads
     from mgcli.fuse.ensemble import Ensemble, EnsembleError, make_ensemble
     from mgcli.fuse.folds import FoldError
@@ -48,6 +49,7 @@ __all__ = [
     "TaskError",
     "TrainConfig",
     "TrainError",
+    "answered",
     "bench_fusion",
     "compare_heads",
     "compare_runs",
@@ -62,6 +64,7 @@ __all__ = [
     "results_table",
     "settings_of",
     "submit_runs",
+    "threshold_for",
     "train_head",
 ]
 
@@ -69,6 +72,7 @@ __getattr__ = lazy_names(
     __name__,
     {  # module -> public names in it
         "bench": "FuseBench FuseBenchConfig bench_fusion",
+        "calibrated": "answered threshold_for",
         "compare": "compare_heads describe_heads",
         "ensemble": "Ensemble EnsembleError make_ensemble",
         "folds": "FoldError",
