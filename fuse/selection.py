@@ -32,6 +32,7 @@ from mgcli.fuse.load import load_clips
 from mgcli.fuse.residency import fits_ram
 
 Warn = Callable[[str], None]
+TEST_SET_ASIDE = "test_set_aside"  # in a table's `attrs`: how many test clips were taken out of it on purpose
 
 
 class SelectionError(MgcliError):
@@ -143,7 +144,12 @@ def select_for_training(
         _check_classes_seen(given, table, task)
     _find_leakage(table, all_clips, feature_sets, drawn=bool(drawn)).enforce(allow=allow_leakage, warn=warn)
     if not (table["split"] == "test").any():
-        warn("the clip table has no test clips for this task; there will be no test scores")
+        aside = all_clips.attrs.get(TEST_SET_ASIDE)
+        warn(
+            f"the {aside} test clips were set aside: settings are chosen by validation clips alone"
+            if aside
+            else "the clip table has no test clips for this task; there will be no test scores"
+        )
     return Selection(table, tensors, classes, drawn, groups)
 
 
