@@ -30,6 +30,7 @@ from mgcli.extract.commands import cache_app as extract_cache_app
 from mgcli.extract.commands_bench import bench_app as extract_bench_app
 from mgcli.extract.commands_catalogue import app as catalogue_app
 from mgcli.fuse.commands import app as fuse_app
+from mgcli.fuse.commands_bench import bench_app as fuse_bench_app
 from mgcli.fuse.commands_search import app as fuse_search_app
 
 app = typer.Typer(
@@ -167,6 +168,7 @@ bench_app = typer.Typer(
 )
 bench_app.add_typer(cache_bench_app)
 bench_app.add_typer(extract_bench_app)
+bench_app.add_typer(fuse_bench_app)
 app.add_typer(bench_app, name="bench")
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         read_clip_table,
     )
     from mgcli.cache.derive import GRID_KEY, LAYOUTS_KEY, DeriveReport, derive_layout
-    from mgcli.cache.durable import committed_file, writing
+    from mgcli.cache.durable import committed_file, sync, sync_all, writing
     from mgcli.cache.errors import (
         CacheError,
         ClipTableError,
@@ -119,6 +119,8 @@ __all__ = [
     "read_plain_pickle",
     "remove_feature_set",
     "subjects_are_known",
+    "sync",
+    "sync_all",
     "verify_cache",
     "warn",
     "write_project",
@@ -132,7 +134,7 @@ __getattr__ = lazy_names(
         "clips": "EMOTION_CLASSES SPLITS TASKS check_clip_table clip_table_csv describe_clips draw_validation "
         "label_classes read_clip_table",
         "derive": "GRID_KEY LAYOUTS_KEY DeriveReport derive_layout",
-        "durable": "committed_file writing",
+        "durable": "committed_file sync sync_all writing",
         "errors": "CacheError ClipTableError LeakageError MgcliError NonFiniteTokensError ProjectError",
         "failures": "Failure",
         "feature_set": "FeatureSet",

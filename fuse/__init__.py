@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from mgcli.cache import lazy_names
 
 if TYPE_CHECKING:
+    from mgcli.fuse.bench import FuseBench, FuseBenchConfig, bench_fusion
+    from mgcli.fuse.calibrated import answered, threshold_for
     from mgcli.fuse.compare import compare_heads, describe_heads
     from mgcli.fuse.ensemble import Ensemble, EnsembleError, make_ensemble
     from mgcli.fuse.folds import FoldError
@@ -29,6 +31,8 @@ __all__ = [
     "EnsembleError",
     "Evaluation",
     "FoldError",
+    "FuseBench",
+    "FuseBenchConfig",
     "FusionHead",
     "GridError",
     "HeadConfig",
@@ -45,6 +49,8 @@ __all__ = [
     "TaskError",
     "TrainConfig",
     "TrainError",
+    "answered",
+    "bench_fusion",
     "compare_heads",
     "compare_runs",
     "create_head",
@@ -58,12 +64,15 @@ __all__ = [
     "results_table",
     "settings_of",
     "submit_runs",
+    "threshold_for",
     "train_head",
 ]
 
 __getattr__ = lazy_names(
     __name__,
     {  # module -> public names in it
+        "bench": "FuseBench FuseBenchConfig bench_fusion",
+        "calibrated": "answered threshold_for",
         "compare": "compare_heads describe_heads",
         "ensemble": "Ensemble EnsembleError make_ensemble",
         "folds": "FoldError",

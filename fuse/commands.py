@@ -33,6 +33,16 @@ AllowUnseenOption = Annotated[
     bool, typer.Option("--allow-unseen-classes", help="Accept classes that have no training clip.")
 ]
 RunArgument = Annotated[Path, typer.Argument(help="A run's folder.")]
+CalibratedOption = Annotated[
+    bool,
+    typer.Option(
+        "--calibrated", help="Apply the temperature, and with two classes the threshold, fitted on validation clips."
+    ),
+]
+PriorOption = Annotated[
+    float | None,
+    typer.Option(help="With --calibrated and two classes: share of the second where answers count; default 0.5."),
+]
 
 
 @app.command("fuse-train")
@@ -117,17 +127,24 @@ def evaluate(
 def predict(
     run: RunArgument,
     out: Annotated[Path | None, typer.Option(help="CSV file to write; default stdout.")] = None,
+    calibrated: CalibratedOption = False,
+    prior: PriorOption = None,
     clips: ClipsOption = None,
     cache: CacheOption = None,
     protocol: ProtocolOption = None,
 ) -> None:
     """Predict the clips of a table that have tokens in the cache, labelled or not, as CSV."""
     from mgcli.cache import committed_file, writing
-    from mgcli.fuse import predict_run
+    from mgcli.fuse import Run, answered, predict_run, threshold_for
 
+    _check_prior(prior, calibrated)
     project = project_with(cache=cache)
     opened = open_project_cache(project.cache)
-    predictions = predict_run(run, opened, clips=training_clips(opened, project, clips, protocol))
+    loaded = Run.load(run)
+    table = training_clips(opened, project, clips, protocol)
+    predictions = predict_run(loaded, opened, clips=table, calibrated=calibrated)
+    if calibrated:
+        predictions = answered(predictions, loaded.config["classes"], threshold_for([loaded], prior=prior))
     if out is None:
         typer.echo(predictions.to_csv(index=False, float_format="%.6g"), nl=False)
         return
@@ -150,6 +167,8 @@ def submit(
     probability: Annotated[
         bool, typer.Option("--probability", help="Track 3: the probability of winning in place of 0 or 1.")
     ] = False,
+    calibrated: CalibratedOption = False,
+    prior: PriorOption = None,
     clips: ClipsOption = None,
     cache: CacheOption = None,
     protocol: ProtocolOption = None,
@@ -158,10 +177,21 @@ def submit(
     """Write a MiGA challenge file: a prediction for every test clip of the runs' protocol, or what is missing."""
     from mgcli.fuse import submit_runs
 
+    _check_prior(prior, calibrated)
     project = project_with(cache=cache)
     opened = open_project_cache(project.cache)
     table = training_clips(opened, project, clips, protocol) if clips or protocol else None
-    submission = submit_runs(runs, opened, out, form=form, weights=weight or None, probability=probability, clips=table)
+    submission = submit_runs(
+        runs,
+        opened,
+        out,
+        form=form,
+        weights=weight or None,
+        probability=probability,
+        calibrated=calibrated,
+        prior=prior,
+        clips=table,
+    )
     print_result(submission.to_json(), submission.summary(), as_json)
 
 
@@ -185,3 +215,8 @@ def training_clips(cache: FeatureCache, project: Project, clips: Path | None, pr
         table.attrs["protocol"] = protocol
         return table
     return cache.read_clips(protocol or project.protocol or None)
+
+
+def _check_prior(prior: float | None, calibrated: bool) -> None:
+    if prior is not None and not calibrated:
+        raise typer.BadParameter("--prior is for the threshold of --calibrated; give both")

@@ -7,20 +7,17 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
-from mgcli.cache import FeatureSet
+from mgcli.fuse.stored_tokens import PinnedTokens, StoredTokens
 
-MAX_STATISTICS_TOKENS = 1 << 16  # enough for a mean, a spread and the strongest axes
+MAX_STATISTICS_TOKENS = 1 << 14  # enough for a mean, a spread and the strongest axes
 MAX_AXES_TOKENS = 2048  # of tokens wider than this, the axes come from this many tokens
-OUTSIDE_CLIP_S = 0.5  # a token's time may lie this far outside its clip, as half a window does
 
 
 @dataclass(frozen=True)
@@ -48,14 +45,16 @@ class Batch:
 class ModalityTokens:
     """All tokens of one modality, clip after clip."""
 
-    tokens: Tensor  # (R, D) float16 or float32, R at least 1: padding points to the first row
+    # (R, D) float16 or float32, R at least 1: padding points to the first row
+    tokens: Tensor | StoredTokens | PinnedTokens
     valid: Tensor  # (R,) bool
     time: Tensor  # (R,) float32 in [0, 1]
     start: Tensor  # (n, V) int64, first row of each view of each clip; of the plain one where it lacks a view
     count: Tensor  # (n, V) int64, 0 where a clip lacks the modality
 
     def to(self, device: torch.device) -> ModalityTokens:
-        return ModalityTokens(*(each.to(device) for each in vars(self).values()))
+        """The same on another device; tokens that do not lie in a tensor stay where they are."""
+        return ModalityTokens(*(each.to(device) if isinstance(each, Tensor) else each for each in vars(self).values()))
 
 
 class ClipTensors:
@@ -81,6 +80,27 @@ class ClipTensors:
         return sum(
             float(each.count[:, 0].clamp_max(self.max_tokens).double().mean()) for each in self.modalities.values()
         )
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all tokens, in memory."""
+        return sum(math.prod(each.tokens.shape) * each.tokens.dtype.itemsize for each in self.modalities.values())
+
+    @property
+    def mapped(self) -> bool:
+        """Whether tokens stay in the cache's files."""
+        return any(isinstance(each.tokens, StoredTokens) for each in self.modalities.values())
+
+    @property
+    def on_device(self) -> bool:
+        """Whether all tokens lie where a batch is used."""
+        return all(isinstance(each.tokens, Tensor) for each in self.modalities.values())
+
+    @property
+    def batch_draws(self) -> bool:
+        """Whether a batch for training hangs on chance: clips have several views, or are thinned."""
+        longest = max(int(each.count.max()) for each in self.modalities.values())
+        return self.num_views > 1 or longest > self.max_tokens
 
     @property
     def num_views(self) -> int:
@@ -143,97 +163,9 @@ class ClipTensors:
             yield self.batch(rows[start : start + size])
 
 
-def load_clips(
-    feature_sets: Mapping[str, FeatureSet], table: pd.DataFrame, labels: np.ndarray, max_tokens: int, views: int = 0
-) -> ClipTensors:
-    """Read the tokens of a clip table; a clip that a feature set lacks is masked there.
-
-    Args:
-        feature_sets: modality -> where its tokens are.
-        table: a checked clip table; row i becomes clip i.
-        labels: (n,) int64, class of each clip.
-        max_tokens: see ClipTensors.
-        views: augmented views 1..views of the training clips are read too, where the feature sets have them.
-    """
-    modalities = {name: _load_modality(each, table, views) for name, each in feature_sets.items()}
-    return ClipTensors(modalities, torch.as_tensor(labels, dtype=torch.int64), max_tokens)
-
-
 def token_statistics(clips: ClipTensors, rows: Tensor) -> dict[str, TokenStatistics]:
     """Mean, spread and principal axes of each modality's valid tokens in the clips of `rows`."""
     return {name: _statistics(each, rows) for name, each in clips.modalities.items()}
-
-
-def _load_modality(features: FeatureSet, table: pd.DataFrame, views: int) -> ModalityTokens:
-    """The plain view of every clip, and augmented ones of the training clips."""
-    training = (table["split"] == "train").to_numpy()
-    loaded = [
-        _load_view(features, table, view, np.ones(len(table), bool) if view == 0 else training)
-        for view in range(views + 1)
-    ]
-    tokens, valid, time, start, count = (list(each) for each in zip(*loaded, strict=True))
-    first_row = np.cumsum([0, *(len(each) for each in tokens)])
-    for view in range(1, views + 1):
-        lacks = count[view] == 0
-        start[view] = np.where(lacks, start[0], start[view] + first_row[view])
-        count[view] = np.where(lacks, count[0], count[view])
-    if first_row[-1] == 0:  # nobody has it
-        tokens, valid, time = (
-            [np.zeros((1, features.spec.dim), tokens[0].dtype)],
-            [np.zeros(1, bool)],
-            [np.zeros(1, np.float32)],
-        )
-    return ModalityTokens(
-        tokens=_as_tensor(tokens[0] if len(tokens) == 1 else np.concatenate(tokens)),
-        valid=torch.from_numpy(np.concatenate(valid)),
-        time=torch.from_numpy(np.concatenate(time)),
-        start=torch.from_numpy(np.stack(start, axis=1)),
-        count=torch.from_numpy(np.stack(count, axis=1)),
-    )
-
-
-def _load_view(
-    features: FeatureSet, table: pd.DataFrame, view: int, wanted: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens (R, D), validity and time (R,), and start and count (n,) of one view of the clips in `wanted` (n,)."""
-    clip_ids = table["clip_id"].tolist()
-    sources = features.sources_of(table, view)
-    known = np.flatnonzero(features.holds(clip_ids, sources, view) & wanted).tolist()
-    ids, id_sources = [clip_ids[i] for i in known], [sources[i] for i in known]
-    selection = features.select(ids, sources=id_sources, view=view)
-    stored, offsets = selection.load()
-    time_s, valid = selection.load_companions("time_s"), selection.load_companions("valid")
-    start, count = np.zeros(len(table), np.int64), np.zeros(len(table), np.int64)
-    start[known], count[known] = offsets[:-1], np.diff(offsets)
-    span = table[["start_s", "end_s"]].to_numpy(np.float64)[known]
-    time = _clip_time(np.asarray(time_s, np.float64), offsets, span)
-    return stored, np.array(valid, dtype=bool), time.astype(np.float32), start, count
-
-
-def _as_tensor(array: np.ndarray) -> Tensor:
-    """The array as a tensor, without a copy: a memory map stays one, and nobody writes to it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array)
-
-
-def _clip_time(time_s: np.ndarray, offsets: np.ndarray, span: np.ndarray) -> np.ndarray:
-    """(R,) times scaled so that a clip's start is 0 and its end 1.
-
-    The clip table's interval decides; where it gives none, or the tokens lie outside it (times of imported
-    tokens may count from anywhere), the first and the last token of the clip do.
-    """
-    length = np.diff(offsets)
-    if not len(length):
-        return time_s
-    first = np.minimum.reduceat(time_s, offsets[:-1])  # (n,); a stored clip has at least one token
-    last = np.maximum.reduceat(time_s, offsets[:-1])
-    inside = (first >= span[:, 0] - OUTSIDE_CLIP_S) & (last <= span[:, 1] + OUTSIDE_CLIP_S)  # False for NaN
-    low, high = np.where(inside, span[:, 0], first), np.where(inside, span[:, 1], last)
-    extent = np.repeat(high - low, length)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        scaled = (time_s - np.repeat(low, length)) / extent
-    return np.where(extent > 0, scaled, 0.5).clip(0.0, 1.0)
 
 
 def _valid_count(each: ModalityTokens) -> Tensor:
@@ -253,10 +185,12 @@ def _statistics(each: ModalityTokens, rows: Tensor) -> TokenStatistics:
         zeros = torch.zeros(dim, device=index.device)
         return TokenStatistics(zeros, zeros, zeros.new_zeros(dim, 0), zeros.new_zeros(0), 0.0)
     index = _every_so_often(index, MAX_STATISTICS_TOKENS)
-    tokens = each.tokens[index].double()  # (R', D)
-    std, mean = torch.std_mean(tokens, dim=0, correction=0)
+    tokens = each.tokens[index].float()  # (R', D)
+    mean = tokens.mean(dim=0, dtype=torch.float64)
+    tokens -= mean.float()
+    std = tokens.square().mean(dim=0).sqrt()
     std = std.where(std > 1e-6 * (mean.abs() + std.max()), 0.0)  # rounding is not spread
-    standard = (tokens - mean) / std.where(std > 0, 1.0) * (std > 0)
+    standard = tokens * torch.where(std > 0, 1 / std, 0.0)
     if dim > MAX_AXES_TOKENS:
         standard = _every_so_often(standard, MAX_AXES_TOKENS)
     # Half of each number's own spread is given back: what a number says may be why it varies more than others.
@@ -276,8 +210,9 @@ def _principal_axes(standard: Tensor) -> tuple[Tensor, Tensor]:
     """(A,) variances and (D, A) axes of (R, D) tokens, strongest first, without the empty ones."""
     num_tokens, dim = standard.shape
     if num_tokens >= dim:
-        variance, axes = torch.linalg.eigh(standard.T @ standard / num_tokens)
+        variance, axes = torch.linalg.eigh((standard.T @ standard).double() / num_tokens)
     else:  # the smaller product has the same spectrum
+        standard = standard.double()
         variance, weights = torch.linalg.eigh(standard @ standard.T / num_tokens)
         axes = torch.nn.functional.normalize(standard.T @ weights, dim=0)
     kept = (variance > 1e-6 * variance.max().clamp_min(1e-12)).flip(0)

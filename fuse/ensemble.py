@@ -31,6 +31,7 @@ from mgcli.fuse.task import get_task
 
 ENSEMBLE = "ensemble"  # the head of such a run
 _ROUNDS = 10_000
+_FEW_CLIPS = 50  # validation clips for each weight that is fitted, below which chance decides much of it
 _STILL = 1e-10  # weights that change by less stand
 
 
@@ -119,6 +120,7 @@ def make_ensemble(
     (name,) = tasks
     own = [path for path in sources if path not in loaded]
     tables = _aligned([_scores(path, loaded, clips, name, split, scale) for path in sources], sources)
+    fit_warnings: list[str] = []
     if fit:
         if weights is not None:
             raise EnsembleError("weights are given or fitted, not both")
@@ -129,11 +131,17 @@ def make_ensemble(
             )
         of_val = dict(zip(own, val_sources, strict=True))
         paths = [of_val.get(path, path) for path in sources]
-        chosen = fit_weights(_aligned([_scores(p, loaded, clips, name, "val", scale) for p in paths], paths))
+        validation = _aligned([_scores(p, loaded, clips, name, "val", scale) for p in paths], paths)
+        chosen = fit_weights(validation)
+        if len(validation[0]) < _FEW_CLIPS * len(sources):
+            fit_warnings = [
+                f"the weights of {len(sources)} sources were fitted on {len(validation[0])} validation clips; with so "
+                "few, equal weights may well do better"
+            ]
     else:
         chosen = shares(weights, len(sources))
     together = _mixed(tables, chosen, name)
-    warnings = list(dict.fromkeys(text for run in loaded.values() for text in run.config["warnings"]))
+    warnings = list(dict.fromkeys(text for run in loaded.values() for text in run.config["warnings"])) + fit_warnings
     config = _describe(name, sources, loaded, chosen, fit, together, split, warnings)
     groups = group_rows(config)
     results = _results(together, split, groups)

@@ -89,12 +89,14 @@ class CrossModalTokenFusion(FusionHead):
         shared = None if self.shared is None else self.shared.expand(len(embedded), -1, -1)  # (B, Q, W)
         for depth, layer in enumerate(cast(list[dict[str, _Layer]], self.layers)):
             x = {name: layer[name].attend_self(x[name], real[name]) for name in self.modalities}
+            # Of the last layer only the class tokens are read: the others need not go on.
+            going_on = x if depth + 1 < len(self.layers) else {name: each[:, :1] for name, each in x.items()}
             if shared is None:
-                x = {name: layer[name](x[name], *self._others(name, x, real)) for name in self.modalities}
+                x = {name: layer[name](going_on[name], *self._others(name, x, real)) for name in self.modalities}
             else:
                 shared = self.gather[depth](shared, *_side_by_side(self.modalities, x, real))
                 every = shared.new_ones(shared.shape[:2], dtype=torch.bool)  # (B, Q)
-                x = {name: layer[name](x[name], shared, every) for name in self.modalities}
+                x = {name: layer[name](going_on[name], shared, every) for name in self.modalities}
         return {name: x[name][:, 0] for name in self.modalities}
 
     def _others(
@@ -130,7 +132,8 @@ class _Layer(nn.Module):
         if others is not None and real is not None:
             asking, rest = (x[:, :1], x[:, 1:]) if self.only_class_asks else (x, x[:, :0])
             update = self.cross_attention(self.norm_query(asking), self.norm_others(others), real)
-            x = torch.cat([self.gated(asking, update), rest], dim=1)
+            asking = self.gated(asking, update)
+            x = torch.cat([asking, rest], dim=1) if rest.shape[1] else asking
         return x + self.feed_forward(x)
 
 

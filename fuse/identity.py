@@ -31,6 +31,7 @@ _TABLE_COLUMNS = (
     "face_source",
 )
 _DECIDING_PACKAGES = ("mgcli", "torch")
+_NOT_DECIDING = ("residency",)  # settings that change how long a training takes, and nothing else
 
 
 def tokens_hash(features: FeatureSet, table: pd.DataFrame, views: int = 0) -> str:
@@ -82,7 +83,8 @@ def run_key(
     packages = {name: version(name) for name in _DECIDING_PACKAGES}
     own = _source_hash(head) if ":" in head else ""
     ordered = [(name, *each) for name, each in tokens.items()]
-    return _short_hash([task, head, own, ordered, clips, asdict(config), list(seeds), packages])
+    settings = {name: value for name, value in asdict(config).items() if name not in _NOT_DECIDING}
+    return _short_hash([task, head, own, ordered, clips, settings, list(seeds), packages])
 
 
 def machine(threads: int) -> dict[str, Any]:

@@ -118,8 +118,21 @@ class Dropout(nn.Module):
         """Any shape, which is kept."""
         if not self.training or self.share == 0:
             return x
-        kept = torch.rand(x.shape, generator=self.generator, device=x.device) >= self.share
-        return x * kept / (1 - self.share)
+        return x * kept_numbers(x.shape, self.share, self.generator, x.device)
+
+
+def kept_numbers(
+    shape: tuple[int, ...], share: float, generator: torch.Generator | None, device: torch.device
+) -> Tensor:
+    """What dropout multiplies numbers of this shape with: 0 for a share of them, 1 / (1 - share) for the rest.
+
+    Each is decided by 16 random bits, four to a draw: drawing is what costs most of dropout on a CPU. So the share is
+    met to within 1 / 65536.
+    """
+    count = math.prod(shape)
+    draws = torch.empty(-(-count // 4), dtype=torch.int64, device=device).random_(-(1 << 63), None, generator=generator)
+    bits = draws.view(torch.int16)[:count].view(shape)
+    return (bits >= round(share * (1 << 16)) - (1 << 15)).float().mul_(1 / (1 - share))
 
 
 def draw_dropout_from(module: nn.Module, generator: torch.Generator | None) -> None:

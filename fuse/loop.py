@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from mgcli.fuse.augment import augment
-from mgcli.fuse.data import ClipTensors
+from mgcli.fuse.data import Batch, ClipTensors
 from mgcli.fuse.head import FittedHead, FusionHead, HeadOutput
 from mgcli.fuse.layers import draw_dropout_from
 from mgcli.fuse.loss import Loss
 from mgcli.fuse.optimise import WeightAverage, learning_rate_share, make_optimizer
+from mgcli.fuse.residency import batches_ahead
 from mgcli.fuse.sampling import draw_views, epoch_rows
 from mgcli.fuse.settings import TrainConfig, TrainError
 
@@ -54,7 +55,7 @@ def fit_head(
 
     Args:
         head: fresh, with its input statistics set.
-        clips: all clips, on the head's device.
+        clips: all clips, where `place_clips` put them.
         train_rows: (n,) int64, the clips to learn from.
         val_rows: (n,) int64, the clips that choose the epoch; at least one.
         config: how to train.
@@ -84,11 +85,15 @@ def fit_head(
     average = WeightAverage(head, config.ema)
     watch = _Watch(loss_function.majority, patience=max(1, round(config.patience * epochs)))
     history: list[dict[str, float]] = []
+
+    def gather(rows: Tensor) -> Batch:
+        return clips.batch(rows, views=draw_views(len(rows), clips.num_views, generator), jitter=generator)
+
     for epoch in range(epochs):
         head.train()
         losses, right = [], torch.zeros((), dtype=torch.int64, device=labels.device)
-        for rows in epoch_rows(train_rows, labels, config, generator).split(batch_size):
-            batch = clips.batch(rows, views=draw_views(len(rows), clips.num_views, generator), jitter=generator)
+        order = epoch_rows(train_rows, labels, config, generator).split(batch_size)
+        for batch in batches_ahead(clips, order, gather):
             batch, targets = augment(batch, head.num_classes, config, generator)
             output: HeadOutput = head(batch.tokens, batch.mask, batch.time)
             loss = loss_function(output, batch.mask, targets)

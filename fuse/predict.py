@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from mgcli.cache import CacheError, FeatureCache, FeatureSet, find_leakage, open_cache, warn
+from mgcli.fuse.calibration import with_temperature
 from mgcli.fuse.head import HeadConfig, create_head
 from mgcli.fuse.loop import predict_probabilities
 from mgcli.fuse.metrics import over_seeds, scores, subject_intervals
@@ -110,6 +111,7 @@ def predict_run(
     *,
     clips: pd.DataFrame | str | Path | None = None,
     split: str | None = None,
+    calibrated: bool = False,
 ) -> pd.DataFrame:
     """Predict clips, with or without labels, by the mean of the seeds' probabilities.
 
@@ -118,6 +120,7 @@ def predict_run(
         cache: a cache with the run's feature sets.
         clips: clip table, or its file; by default the newest of the cache.
         split: only clips of this split; None for every clip that has tokens.
+        calibrated: scale each seed's probabilities by the temperature that its validation clips ask for.
 
     Returns:
         One row a clip: clip_id, subject_id, split, seed ("mean"), true (empty without a label), predicted,
@@ -129,8 +132,25 @@ def predict_run(
     run = run if isinstance(run, Run) else Run.load(run)
     cache = cache if isinstance(cache, FeatureCache) else open_cache(cache)
     selection, probabilities = _predict(run, cache, read_table(cache, clips), split, warn, labelled=False)
-    mean = np.mean(probabilities, axis=0)
+    mean = seeds_mean(run, probabilities, calibrated=calibrated)
     return prediction_table(selection.table, run.config["task"], selection.classes, mean, "mean")
+
+
+def seeds_mean(run: Run, probabilities: Sequence[np.ndarray], *, calibrated: bool) -> np.ndarray:
+    """(n, K) mean of the seeds' (n, K) probabilities, each at the temperature of its seed if `calibrated`.
+
+    Raises:
+        RunError: temperatures are asked for, and the run has none.
+    """
+    if calibrated:
+        temperatures = run.calibration.get("temperature", [])
+        if len(temperatures) != len(probabilities):
+            raise RunError(
+                f"{run.path} keeps no temperature of its seeds; train the run again, or go without calibration"
+            )
+        pairs = zip(probabilities, temperatures, strict=True)
+        probabilities = [with_temperature(each, temperature) for each, temperature in pairs]
+    return np.mean(probabilities, axis=0)
 
 
 def mean_predictions(tables: Sequence[pd.DataFrame], weights: Sequence[float] | None = None) -> pd.DataFrame:

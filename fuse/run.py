@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from mgcli.cache import MgcliError, align_columns
+from mgcli.cache import MgcliError, align_columns, sync, sync_all
 from mgcli.fuse.calibration import calibration_text
 from mgcli.fuse.task import TASKS
 
@@ -182,7 +182,7 @@ def group_rows(config: dict[str, Any]) -> dict[str, list[int]]:
 
 @contextmanager
 def run_folder(runs: Path, name: str) -> Iterator[tuple[Path, Path]]:
-    """Give a temporary folder to fill and the name it will get when the block ends.
+    """Give a temporary folder to fill and the name it will get when the block ends, all of it flushed to disk.
 
     Args:
         runs: folder of the runs.
@@ -196,7 +196,9 @@ def run_folder(runs: Path, name: str) -> Iterator[tuple[Path, Path]]:
     try:
         temporary.mkdir(parents=True)
         yield temporary, path
+        sync_all([*temporary.iterdir(), temporary])
         temporary.rename(path)
+        sync(runs)
     except OSError as error:
         raise _unwritable(runs, error) from error
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,13 @@ from mgcli.cache import (
     label_classes,
     read_clip_table,
 )
-from mgcli.fuse.data import ClipTensors, load_clips
+from mgcli.fuse.data import ClipTensors
 from mgcli.fuse.folds import draw_fold
+from mgcli.fuse.load import load_clips
+from mgcli.fuse.residency import fits_ram
 
 Warn = Callable[[str], None]
+TEST_SET_ASIDE = "test_set_aside"  # in a table's `attrs`: how many test clips were taken out of it on purpose
 
 
 class SelectionError(MgcliError):
@@ -92,6 +96,7 @@ def select_for_training(
     allow_unseen_classes: bool,
     allow_leakage: bool,
     views: int = 0,
+    residency: str = "auto",
     warn: Warn,
 ) -> Selection:
     """Settle which clips a run uses, and read their tokens.
@@ -108,6 +113,7 @@ def select_for_training(
         allow_unseen_classes: accept a class that has clips, but none to train on.
         allow_leakage: accept what the leakage guard refuses, as a warning.
         views: augmented views of the training clips to read, beside the plain one.
+        residency: where tokens are to lie, see `place_clips`.
         warn: told what is left out, missing or shared.
 
     Raises:
@@ -121,7 +127,7 @@ def select_for_training(
     table = _with_split(table, warn)
     classes = label_classes(table, task)
     groups = classes_by_group(table, task, classes)
-    table, tensors = _with_tokens(table, task, classes, feature_sets, max_tokens, warn, views)
+    table, tensors = _with_tokens(table, task, classes, feature_sets, max_tokens, warn, views, residency)
     if not (table["split"] == "train").any():
         raise SelectionError(f"no training clip has a {task} label and tokens; mark some clips as split=train")
     _check_class_count(table, task)
@@ -138,7 +144,12 @@ def select_for_training(
         _check_classes_seen(given, table, task)
     _find_leakage(table, all_clips, feature_sets, drawn=bool(drawn)).enforce(allow=allow_leakage, warn=warn)
     if not (table["split"] == "test").any():
-        warn("the clip table has no test clips for this task; there will be no test scores")
+        aside = all_clips.attrs.get(TEST_SET_ASIDE)
+        warn(
+            f"the {aside} test clips were set aside: settings are chosen by validation clips alone"
+            if aside
+            else "the clip table has no test clips for this task; there will be no test scores"
+        )
     return Selection(table, tensors, classes, drawn, groups)
 
 
@@ -261,11 +272,12 @@ def _with_tokens(
     max_tokens: int,
     warn: Warn,
     views: int = 0,
+    residency: str = "auto",
 ) -> tuple[pd.DataFrame, ClipTensors]:
     """Leave out clips that no modality has tokens of; say which modalities are missing where."""
     index = {name: i for i, name in enumerate(classes)}
     labels = np.array([index.get(label, -1) for label in table[task]], np.int64)
-    tensors = load_clips(feature_sets, table, labels, max_tokens, views)
+    tensors = load_clips(feature_sets, table, labels, max_tokens, views, partial(fits_ram, residency))
     has_tokens = tensors.has_tokens().numpy()
     names = " or ".join(feature_sets)
     if not has_tokens.any():

@@ -19,7 +19,11 @@ _KINDS: dict[type, tuple[tuple[type, ...], str]] = {
     float: ((int, float), "a number"),
     str: ((str,), "a word"),
 }
-CHOICES = {"sampling": ("shuffled", "balanced"), "class_balance": ("none", "loss", "effective", "logits")}
+CHOICES = {
+    "sampling": ("shuffled", "balanced"),
+    "class_balance": ("none", "loss", "effective", "logits"),
+    "residency": ("auto", "device", "pinned", "mapped"),
+}
 
 
 class TrainError(MgcliError):
@@ -62,6 +66,7 @@ class TrainConfig:
     allow_unseen_classes: bool = False  # accept a class that has clips, but none to train on
     allow_leakage: bool = False  # accept splits and backbones that the leakage guard refuses, as a warning
     device: str = "auto"  # auto: cuda where there is one
+    residency: Literal["auto", "device", "pinned", "mapped"] = "auto"  # where tokens lie, see `mgcli.fuse.residency`
     head: HeadConfig = field(default_factory=HeadConfig)
 
     def __post_init__(self) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 import pandas as pd
 
 from mgcli.cache import FeatureCache, MgcliError, committed_file, open_cache, writing
+from mgcli.fuse.calibrated import answered, threshold_for
 from mgcli.fuse.ensemble import members
 from mgcli.fuse.predict import mean_predictions, predict_run, shares
 from mgcli.fuse.run import Run
@@ -124,6 +125,8 @@ def submit_runs(
     form: str,
     weights: Sequence[float] | None = None,
     probability: bool = False,
+    calibrated: bool = False,
+    prior: float | None = None,
     clips: pd.DataFrame | str | Path | None = None,
 ) -> Submission:
     """Write a challenge file for the test clips of a table; they need no labels.
@@ -135,6 +138,8 @@ def submit_runs(
         form: a name of SUBMISSION_FORMS.
         weights: of each run's probabilities; by default all the same.
         probability: write the probability of winning in place of 0 or 1, where the form lets it.
+        calibrated: see `predict_run`; and with two classes the answer is that of `threshold_for`.
+        prior: share of the second class among the test clips, for that threshold; None: one half.
         clips: clip table, or its file; by default the newest that the cache keeps of the first run's protocol.
 
     Raises:
@@ -154,9 +159,13 @@ def submit_runs(
         for run, share in zip(loaded, shares(weights, len(loaded)), strict=True)
         for part, part_share in members(run)
     ]
+    leaves, part_shares = [part for part, _ in parts], [share for _, share in parts]
     predictions = mean_predictions(
-        [predict_run(part, cache, clips=wanted) for part, _ in parts], [share for _, share in parts]
+        [predict_run(part, cache, clips=wanted, calibrated=calibrated) for part in leaves], part_shares
     )
+    if calibrated:
+        threshold = threshold_for(leaves, part_shares, prior)
+        predictions = answered(predictions, leaves[0].config["classes"], threshold)
     content = submission_csv(predictions, list(wanted["clip_id"]), chosen, probability=probability)
     with writing(out), committed_file(out) as temporary:
         temporary.write_bytes(content if out.suffix == ".csv" else _zipped(chosen.inner_name, content))

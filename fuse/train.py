@@ -7,7 +7,6 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -21,12 +20,14 @@ from torch import Tensor
 
 from mgcli.cache import FeatureCache, Progress, media_names, open_cache, warn
 from mgcli.fuse.calibration import calibrate
-from mgcli.fuse.data import token_statistics
+from mgcli.fuse.data import ClipTensors, token_statistics
+from mgcli.fuse.device import threads_for, training_device
 from mgcli.fuse.head import FittedHead, check_options, create_head
 from mgcli.fuse.identity import machine, tokens_hash
 from mgcli.fuse.loop import LossNotFiniteError, fit_head, predict_probabilities
 from mgcli.fuse.metrics import confusion_matrix, over_seeds, scores, subject_intervals
 from mgcli.fuse.predict import prediction_table
+from mgcli.fuse.residency import place_clips
 from mgcli.fuse.run import RUN_VERSION, Run, check_writable, group_rows, run_folder, write_run, write_stopped
 from mgcli.fuse.selection import Selection, clip_list_hash, protocol_of, read_table, select_for_training
 from mgcli.fuse.settings import TrainConfig, TrainError
@@ -36,7 +37,6 @@ from mgcli.fuse.views import check_views
 
 SCORED_SPLITS = ("val", "test")
 DEFAULT_SEEDS = 5
-SMALL_STEP_TOKENS = 8192  # tokens in a batch, all modalities together
 _PACKAGES = ("mgcli", "torch", "numpy", "pandas", "safetensors", "h5py", "zarr")
 
 
@@ -109,14 +109,17 @@ def train_head(
         allow_unseen_classes=config.allow_unseen_classes,
         allow_leakage=config.allow_leakage,
         views=config.views,
+        residency=config.residency,
         warn=note,
     )
+    tensors, kind = place_clips(selection.tensors, training_device(config.device), config.residency, say)
     described = _describe(cache, task, protocol_of(table), chosen, selection, chosen_seeds, config, warnings)
+    described["residency"] = kind
     folder_name = name or f"{run_label(task, chosen.label)}-{secrets.token_hex(3)}"
     trained: list[_Trained] = []
     try:
         with tracker(track, Path(runs), folder_name) as tell:
-            for each in _train_seeds(chosen, selection, chosen_seeds, config, progress, tell):
+            for each in _train_seeds(chosen, selection, tensors, chosen_seeds, config, progress, tell):
                 trained.append(each)
     except LossNotFiniteError as error:
         seed = chosen_seeds[len(trained)]
@@ -184,15 +187,21 @@ def _note_random_weights(chosen: Choice, note: Any) -> None:
 
 
 def _train_seeds(
-    chosen: Choice, selection: Selection, seeds: list[int], config: TrainConfig, progress: bool, tell: Tell
+    chosen: Choice,
+    selection: Selection,
+    tensors: ClipTensors,
+    seeds: list[int],
+    config: TrainConfig,
+    progress: bool,
+    tell: Tell,
 ) -> Iterator[_Trained]:
-    device = _device(config.device)
-    tensors = selection.tensors.to(device)
+    """Seed after seed; `tensors` are the selection's, where the training reads them."""
+    device = tensors.labels.device
     rows = {split: torch.from_numpy(selection.rows(split)).to(device) for split in ("train", *SCORED_SPLITS)}
     statistics = token_statistics(selection.tensors, torch.from_numpy(selection.rows("train")))
     batch_size, epochs = config.plan(len(rows["train"]))
     with (
-        _threads_for(device, batch_size * tensors.tokens_a_clip),
+        threads_for(device, batch_size * tensors.tokens_a_clip),
         Progress(f"train {chosen.label}", epochs * len(seeds), unit="epoch", shown=progress) as bar,
     ):
         for seed in seeds:
@@ -218,27 +227,6 @@ def _train_seeds(
                 yield from (_Trained(each, head.state_dict(), history, probabilities) for each in seeds)
                 return
             yield _Trained(seed, head.state_dict(), history, probabilities)
-
-
-@contextmanager
-def _threads_for(device: torch.device, tokens_a_step: float) -> Iterator[None]:
-    """One thread for small steps on a CPU: several spend their time waiting for each other, more so on a busy one."""
-    threads = torch.get_num_threads()
-    if device.type == "cpu" and tokens_a_step <= SMALL_STEP_TOKENS:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise TrainError(f"cannot use device {name!r}: {str(error).splitlines()[0]}") from None
 
 
 def _score(trained: list[_Trained], selection: Selection, groups: dict[str, list[int]]) -> dict[str, Any]:
@@ -320,7 +308,7 @@ def _describe(
         "trained_on": _trained_on(selection, protocol, task),
         "config": asdict(config),
         "packages": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
-        "device": str(_device(config.device)),
+        "device": str(training_device(config.device)),
         "machine": machine(torch.get_num_threads()),
         "warnings": warnings,
     }

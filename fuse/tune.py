@@ -22,6 +22,7 @@ from mgcli.cache import FeatureCache, MgcliError, committed_file, warn, writing
 from mgcli.fuse.ablate import Outcome, train_cells
 from mgcli.fuse.ablate_table import AblationTable, ablation_table
 from mgcli.fuse.grid import Cell, Grid, check_cells, plan_cells
+from mgcli.fuse.selection import TEST_SET_ASIDE
 from mgcli.fuse.settings import make_config
 from mgcli.fuse.task import TASKS
 
@@ -111,6 +112,7 @@ def tune(
         raise TuneError(f"unknown search {search!r}; known: {', '.join(SEARCHES)}")
     space = SPACE if space is None else space
     own = table[table["split"] != "test"].reset_index(drop=True)
+    own.attrs[TEST_SET_ASIDE] = len(table) - len(own)
     planned: list[Cell] = []
 
     def plan(settings: Mapping[str, Any]) -> list[Cell]:

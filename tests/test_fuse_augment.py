@@ -15,8 +15,9 @@ from torch import Tensor
 from mgcli.cache import FeatureCache
 from mgcli.fuse import TrainConfig, TrainError, train_head
 from mgcli.fuse.augment import augment
-from mgcli.fuse.data import Batch, load_clips
+from mgcli.fuse.data import Batch
 from mgcli.fuse.head import HeadOutput, create_head
+from mgcli.fuse.load import load_clips
 from mgcli.fuse.loss import Loss
 from mgcli.fuse.optimise import WeightAverage
 from mgcli.fuse.sampling import epoch_rows

@@ -132,6 +132,7 @@ def test_fitted_weights_are_those_of_the_lowest_log_loss(tmp_path: Path) -> None
     assert loss(np.array(made.weights)) <= min(map(loss, grid)) + 1e-9
     assert made.weights[0] > made.weights[2]
     assert made.weights == fit_weights(tables)
+    assert "validation clips" not in made.text()  # 200 are enough for three
     with pytest.raises(EnsembleError, match=r"3 score file.* need as many of validation clips"):
         make_ensemble(files["test"], tmp_path / "runs", task="gesture", clips=table, fit=True)
 
@@ -155,6 +156,8 @@ def test_runs_and_ensembles_of_runs(tmp_path: Path) -> None:
         evaluate_run(made.run.path, cache)
     fitted = make_ensemble([run.path for run in runs], tmp_path / "runs", fit=True)
     assert sum(fitted.weights) == pytest.approx(1)
+    num_val = (runs[0].predictions().query("split == 'val'")["seed"] == 0).sum()
+    assert f"warning: the weights of 2 sources were fitted on {num_val} validation clips" in fitted.text()
 
 
 class Bomb:

@@ -27,6 +27,7 @@ from mgcli.fuse import (
     make_config,
     make_ensemble,
     mean_predictions,
+    predict_run,
     submit_runs,
     train_head,
 )
@@ -273,3 +274,16 @@ def test_classes_out_of_range_and_clips_predicted_twice_are_refused() -> None:
         submission_csv(table, ["0001_0", "0001_1"], form)
     with pytest.raises(SubmitError, match="1 clips are predicted twice: 0001_0"):
         submission_csv(predicted(clip_id="0001_0", predicted="0"), ["0001_0"], form)
+
+
+def test_calibrated_answers_are_handed_in_when_asked(
+    cache: FeatureCache, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "file.csv"
+    form = "miga2025-track3"
+    submit_runs([runs["emotion"]], cache, out, form=form, probability=True, calibrated=True)
+    written = pd.read_csv(out, dtype={"video_id": str}).set_index("video_id")["label"]
+    expected = predict_run(runs["emotion"], cache, split="test", calibrated=True).set_index("clip_id")["p_win"]
+    assert written["0101"] == pytest.approx(expected["0101"], abs=1e-6)
+    with pytest.raises(RunError, match="a prior is for two classes"):
+        submit_runs([runs["gesture"]], cache, out, form="miga2025-track1", calibrated=True, prior=0.2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -58,6 +59,27 @@ def test_run_folder_holds_all_that_a_reader_needs(planted: FeatureCache, tmp_pat
     history = pd.read_csv(run.path / "history.csv")
     assert history.groupby("seed")["epoch"].apply(list).to_dict() == {0: [1, 2], 1: [1, 2]}
     assert [each.name for each in (tmp_path / "runs").iterdir()] == [run.name]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux names the files of descriptors there")
+def test_a_run_is_on_the_disk_before_it_has_its_name(
+    planted: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[tuple[str, bool]] = []  # what, and whether any run had its name by then
+    fsync, runs = os.fsync, tmp_path / "runs"
+
+    def record(descriptor: int) -> None:
+        named = any(not each.name.startswith(".tmp-") for each in runs.iterdir())
+        flushed.append((Path(f"/proc/self/fd/{descriptor}").readlink().name, named))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    run = train_head(planted, "gesture", seeds=1, config=QUICK, runs=runs)
+    *first, last = flushed
+    assert sorted(first) == sorted(
+        (name, False) for name in [f".tmp-{run.name}", *(file.name for file in run.path.iterdir())]
+    )
+    assert last == ("runs", True)
 
 
 def test_json_has_the_agreed_shape(planted: FeatureCache, tmp_path: Path) -> None:

@@ -58,6 +58,10 @@ def test_test_clips_are_not_even_loaded(cache: FeatureCache, tmp_path: Path) -> 
     assert run.config["clips"]["counts"]["test"] == {"clips": 0, "subjects": 0}
     assert set(run.predictions()["split"]) == {"val"}
     table = clips_of(cache)
+    num_test = (table["split"] == "test").sum()
+    said = tuned.table.text()
+    assert f"the {num_test} test clips were set aside: settings are chosen by validation clips alone" in said
+    assert "no test clips" not in said
     spoilt = table.assign(gesture=table["gesture"].where(table["split"] != "test", "0"))
     again = search(cache, tmp_path / "runs", table=spoilt, trials=1)
     assert again.best.name == tuned.best.name  # nothing of the test split decides anything

@@ -1,0 +1,35 @@
+"""The benchmark of stage two: both ways train alike, and its figures fit together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mgcli.fuse import FuseBenchConfig, TrainError, bench_fusion
+
+
+def test_bench_times_both_loops_and_its_figures_fit_together(tmp_path: Path) -> None:
+    config = FuseBenchConfig(clips=512, many_clips=512, epochs=2, rounds=1, workers=0, head="gated", device="cpu")
+    report = bench_fusion(config, folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert [each.how for each in (report.ours, *report.plain)] == ["ours", "plain", "plain, one thread"]
+    assert report.over_plain == pytest.approx(report.ours.clips_per_s / report.plain[0].clips_per_s)
+    assert report.over_best_plain <= report.over_plain
+    # Nobody is fast by skipping work: all learn alike, and more than chance, 1 of 32, would give.
+    for each in (report.ours, *report.plain):
+        assert each.val_top1 > 0.15
+        assert each.val_top1 == pytest.approx(report.ours.val_top1, abs=0.2)
+    first = report.first_epoch
+    assert (first.head, first.clips) == ("single_video", 512)
+    assert first.total_s == pytest.approx(first.load_s + first.prepare_s + first.epoch_s)
+    plain_json = json.loads(json.dumps(report.to_json()))
+    assert plain_json["over_plain"] == report.over_plain
+    assert "as fast as the plain loop" in report.summary()
+
+
+@pytest.mark.parametrize("setting", [{"clips": 3}, {"epochs": 1}, {"rounds": 0}, {"workers": -1}, {"many_clips": 0}])
+def test_a_benchmark_that_makes_no_sense_is_refused(setting: dict[str, int]) -> None:
+    with pytest.raises(TrainError, match="it must be"):
+        FuseBenchConfig(**setting)  # type: ignore[arg-type]
