@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -53,7 +54,8 @@ class _Alone:
         self._stages: Sequence[Stage] = ()
         self._num_done: Counter[str] = Counter()  # modality -> clips
         self._failures: list[tuple[str, Failure]] = []  # modality, which
-        self._warnings: list[str] = []
+        self._lock = threading.Lock()  # decoders say things in threads of their own
+        self._warnings: dict[str, None] = {}  # in the order in which they were said
         self._bar: Progress | None = None
         self._note = ""
 
@@ -79,8 +81,10 @@ class _Alone:
         self._step(0)
 
     def warning(self, message: str) -> None:
-        self._warnings.append(message)
-        warn(message)
+        with self._lock:
+            if message not in self._warnings:
+                self._warnings[message] = None
+                warn(message)
 
     def close(self) -> None:
         """Keep the list of failed clips, whatever ended the run."""
@@ -104,7 +108,7 @@ class _Alone:
             for stage in self._stages
         }
         return ExtractReport(
-            cache=cache.path, modalities=reports, profile=profile, warnings=self._warnings, shard=self._shard
+            cache=cache.path, modalities=reports, profile=profile, warnings=list(self._warnings), shard=self._shard
         )
 
     def _failed(self, modality: str) -> list[Failure]:

@@ -111,7 +111,7 @@ class _Run:
         self._errors: list[tuple[str, MgcliError]] = []  # worker, why it cannot take part
         self._profiles: list[tuple[int, RunProfile]] = []  # slot, what its worker did
         self._planned_at = 0.0
-        self._warnings: list[str] = []
+        self._warnings: dict[str, None] = {}  # in the order in which they were said
         self._bar: Progress | None = None
 
     def work(self) -> None:
@@ -176,7 +176,7 @@ class _Run:
             cache=self._cache.path,
             modalities=reports,
             profile=all_together(profiles, devices=devices, seconds=time.monotonic() - self._planned_at),
-            warnings=self._warnings,
+            warnings=list(self._warnings),
             shard=self._task.extraction.shard,
         )
 
@@ -303,5 +303,6 @@ class _Run:
         return EngineError(f"no worker is left{left} ({told}); what was committed is safe: run the command again")
 
     def _warn(self, message: str) -> None:
-        self._warnings.append(message)
-        warn(message)
+        if message not in self._warnings:
+            self._warnings[message] = None
+            warn(message)

@@ -41,15 +41,19 @@ class DecoderLostError(VideoError):
 class DecoderProcesses:
     """Lends decoder processes to threads, and starts one where none is idle (the `Decoders` of `decoder.py`)."""
 
-    def __init__(self, threads: int = 1) -> None:
-        """Args: threads: of each decoder."""
+    def __init__(self, threads: int = 1, say: Callable[[str], None] = warn) -> None:
+        """Start no process yet.
+
+        Args:
+            threads: of each decoder.
+            say: told what a person should know; each process that finds it out says it.
+        """
         self.count = DecodeCount()
-        self._threads = threads
+        self._threads, self._say = threads, say
         self._lock = threading.Lock()
         self._idle: list[_DecoderProcess] = []
         self._lent: set[_DecoderProcess] = set()
         self._closed = False
-        self._said_why = False
 
     @contextmanager
     def borrow(self) -> Iterator[Decoder]:
@@ -57,7 +61,7 @@ class DecoderProcesses:
         with self._lock:
             if self._closed:
                 raise RuntimeError("the decoders are closed")
-            process = self._idle.pop() if self._idle else _DecoderProcess(self._threads, self._add, self._say_why)
+            process = self._idle.pop() if self._idle else _DecoderProcess(self._threads, self._add, self._say)
             self._lent.add(process)
         try:
             yield process
@@ -83,18 +87,12 @@ class DecoderProcesses:
             for name, value in vars(more).items():
                 setattr(self.count, name, getattr(self.count, name) + value)
 
-    def _say_why(self, why: str) -> None:
-        with self._lock:
-            said, self._said_why = self._said_why, True
-        if not said:
-            warn(f"no shared memory for decoded frames ({why}); they go through a file in the temporary folder")
-
 
 class _DecoderProcess:
     """One process, started when it is first asked for something (a `Decoder`)."""
 
-    def __init__(self, threads: int, add: Callable[[DecodeCount], None], say_why: Callable[[str], None]) -> None:
-        self._threads, self._add, self._say_why = threads, add, say_why
+    def __init__(self, threads: int, add: Callable[[DecodeCount], None], say: Callable[[str], None]) -> None:
+        self._threads, self._add, self._say = threads, add, say
         self._process: subprocess.Popen[bytes] | None = None
         self.is_idle = True
 
@@ -134,7 +132,7 @@ class _DecoderProcess:
                 "some, name another folder in TMPDIR, or decode in one process: --workers 0"
             ) from error
         if why:
-            self._say_why(why)
+            self._say(f"no shared memory for decoded frames ({why}); they go through a file in the temporary folder")
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(

@@ -30,4 +30,4 @@ class Feed(Protocol):
         """Something else happened; the profile of the last seconds says how the run stands."""
 
     def warning(self, message: str) -> None:
-        """Something that a person should know."""
+        """Something that a person should know; the same words are said once a run, whoever of it finds them true."""

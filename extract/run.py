@@ -46,7 +46,7 @@ def run_extraction(
     # no more than this process's share, or the first of several to be ready would take the videos of the others
     workers = min(choose_workers(extraction.workers), -(-num_files // extraction.num_processes))
     threads = choose_decoder_threads(workers)
-    decoders: Decoders = DecoderProcesses(threads) if workers else InlineDecoders(threads)
+    decoders: Decoders = DecoderProcesses(threads, feed.warning) if workers else InlineDecoders(threads)
     embedders: dict[str, ModalityEmbedder] = {}
     behind = WriteBehind()
     clock = RunClock(decoders.count, embedders.values(), behind)
@@ -61,6 +61,7 @@ def run_extraction(
                 batch_size=batch_size,
                 compiled=stage.compiled,
                 on_clip=feed.clip_over,
+                on_warning=feed.warning,
             )
             embedders[stage.modality] = embedder
             stack.callback(embedder.settle)

@@ -115,6 +115,30 @@ def test_that_the_networks_of_all_processes_are_compiled_is_said_once(
     assert capsys.readouterr().err == "tiny_video is compiled for 10 clips; --compile off forbids it\n"
 
 
+@pytest.mark.parametrize("compile", ["off", pytest.param("on", marks=pytest.mark.slow)])
+def test_what_each_process_finds_out_by_itself_is_said_once(
+    compile: str,
+    tmp_path: Path,
+    table: pd.DataFrame,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CXX", "/bin/false")  # what torch.compile calls
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    cache = open_cache(tmp_path / "features", create=True)
+    few = table.iloc[::20]  # of ten videos, so that both have some
+    report = extract(cache, few, compile=compile, backbones={"video": "tiny_backbones:CrampedVideo"})
+    assert report.modalities["video"].done == len(few)
+    *compiled, shared = sorted(report.warnings)
+    assert [said.partition(" (")[0] for said in compiled] == ["cramped_video cannot be compiled here"] * (
+        compile == "on"
+    )
+    assert shared.startswith("no shared memory for decoded frames (no memory for it)")
+    errors = capsys.readouterr().err
+    assert [errors.count(said) for said in report.warnings] == [1] * len(report.warnings)
+
+
 def test_the_clips_of_a_process_that_is_killed_are_done_by_others(
     tmp_path: Path, table: pd.DataFrame, expected: dict[str, np.ndarray]
 ) -> None:

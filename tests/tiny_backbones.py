@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -128,6 +129,20 @@ class PoisonedVideo(TinyVideo):
         if (inputs.mean(dim=(1, 2)) < 0.1).any():
             os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(inputs)
+
+
+class CrampedVideo(TinyVideo):
+    """Of a machine that has no shared memory."""
+
+    name = "cramped_video"
+
+    def __init__(self, *, tokens: str = "time") -> None:
+        super().__init__(tokens=tokens)
+        os.memfd_create = self.refuse
+
+    @staticmethod
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "no memory for it")
 
 
 class Impostor(TinyVideo):
