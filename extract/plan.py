@@ -14,6 +14,7 @@ import torch
 
 from mgcli.cache import GRID_KEY, LAYOUTS_KEY, FeatureCache, FeatureSet
 from mgcli.extract.backbone import Backbone
+from mgcli.extract.decoder_library import Library, check_decoder
 from mgcli.extract.device import choose_batch_size, choose_compile, choose_workers
 from mgcli.extract.face import load_detector
 from mgcli.extract.inputs import ClipRequest
@@ -33,6 +34,7 @@ class Extraction:
     batch_size: int | None = None
     workers: int | None = None
     compile: str = "auto"
+    decoder: str = "auto"
     num_processes: int = 1  # that share the clips, each with a device of its own
 
     def __post_init__(self) -> None:
@@ -40,6 +42,7 @@ class Extraction:
         choose_batch_size(self.batch_size, anywhere)
         choose_workers(self.workers)
         choose_compile(self.compile, anywhere, 0)
+        check_decoder(self.decoder)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +55,12 @@ class Stage:
     requests: list[ClipRequest]
     num_skipped: int
     compiled: bool
+    decoder: str  # the label of what decodes its videos; empty where it reads none
 
 
-def plan_stages(cache: FeatureCache, extraction: Extraction, table: pd.DataFrame, device: torch.device) -> list[Stage]:
+def plan_stages(
+    cache: FeatureCache, extraction: Extraction, table: pd.DataFrame, device: torch.device, library: Library
+) -> list[Stage]:
     """Make every backbone and find out what the cache lacks; it is not touched before all of them are made.
 
     Args:
@@ -62,6 +68,7 @@ def plan_stages(cache: FeatureCache, extraction: Extraction, table: pd.DataFrame
         extraction: what is asked for.
         table: the clips, with their sources.
         device: that the backbones compute on.
+        library: that decodes the videos.
     """
     configs = extraction.configs
     clips = [clips_of(config, table) for config in configs]
@@ -81,7 +88,11 @@ def plan_stages(cache: FeatureCache, extraction: Extraction, table: pd.DataFrame
         num_requests += len(requests)
         num_own = len(requests) // extraction.num_processes
         compiled = bool(requests) and choose_compile(extraction.compile, device, num_own)
-        stages.append(Stage(spec.modality, backbone, feature_set, requests, len(of_it) - len(requests), compiled))
+        decoder = "" if backbone.reads == "skeleton" else library.label
+        if requests and decoder:
+            _note_decoder(feature_set, decoder)
+        num_skipped = len(of_it) - len(requests)
+        stages.append(Stage(spec.modality, backbone, feature_set, requests, num_skipped, compiled, decoder))
     return stages
 
 
@@ -101,12 +112,23 @@ def plan_warnings(stages: Sequence[Stage]) -> list[str]:
 
 
 def plan_notes(stages: Sequence[Stage]) -> list[str]:
-    """What a person should know while nothing seems to happen: which networks are compiled."""
+    """What a person should know while nothing seems to happen: that torchcodec decodes, which networks are compiled."""
+    decoders = dict.fromkeys(stage.decoder for stage in stages if stage.requests)
     return [
-        f"{stage.backbone.name} is compiled for {len(stage.requests)} clips; --compile off forbids it"
-        for stage in stages
-        if stage.compiled
+        *(f"videos are decoded by {decoder}" for decoder in decoders if decoder.startswith("torchcodec")),
+        *(
+            f"{stage.backbone.name} is compiled for {len(stage.requests)} clips; --compile off forbids it"
+            for stage in stages
+            if stage.compiled
+        ),
     ]
+
+
+def _note_decoder(feature_set: FeatureSet, decoder: str) -> None:
+    """Have the provenance name all decoders that the tokens of a feature set come from."""
+    known = feature_set.provenance.get("decoders", [])
+    if decoder not in known:
+        feature_set.write_provenance(decoders=sorted([*known, decoder]))
 
 
 def _provenance(device: torch.device, backbone: Backbone) -> dict[str, Any]:
