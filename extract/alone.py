@@ -76,7 +76,7 @@ class _Alone:
             self._failures.append((request.modality, failure))
         self._step(1)
 
-    def sign_of_life(self, lately: RunProfile) -> None:
+    def sign_of_life(self, lately: RunProfile, so_far: RunProfile) -> None:
         self._note = lately.note()
         self._step(0)
 

@@ -96,6 +96,7 @@ class _Slot:
     in_hand: list[FileWork] = field(default_factory=list)  # all that the worker was given
     num_over: int = 0  # of their clips, as it says
     lately: RunProfile | None = None  # what the worker did in the last seconds
+    so_far: RunProfile | None = None  # what it did since it began
 
 
 class _Run:
@@ -188,7 +189,7 @@ class _Run:
                 task = replace(self._task, name=self._engine.slots[number], device=self._engine.device(number))
                 slot.last = False
                 slot.num_over = 0
-                slot.lately = None
+                slot.lately = slot.so_far = None
                 wanted -= 1
                 try:
                     self._engine.start(number, task)
@@ -208,14 +209,14 @@ class _Run:
             self._warn(message.message)
         elif isinstance(message, Ended):
             slot.running = False
+            self._keep_profile(number, message.profile)
             if message.error is not None:
                 self._take_error(number, message.error, message.trace)
-            if message.profile is not None:
-                self._profiles.append((number, message.profile))
             self._done += slot.in_hand
             slot.in_hand = []
         else:
             slot.running = False
+            self._keep_profile(number, None)
             self._take_death(number, message.reason)
 
     def _take_plan(self, worker: str, plan: Planned) -> None:
@@ -252,9 +253,16 @@ class _Run:
     def _note_over(self, slot: _Slot, over: ClipsOver) -> None:
         slot.num_over += over.num_over
         slot.lately = over.lately or slot.lately
+        slot.so_far = over.so_far or slot.so_far
         for modality, failure in over.failures:
             self._handout.failures[modality, failure.clip_id] = failure
         self._step(over.num_over)
+
+    def _keep_profile(self, number: int, profile: RunProfile | None) -> None:
+        """What a worker did, as it says at its end; of one that did not get so far, what it said last."""
+        profile = profile or self._slots[number].so_far
+        if profile is not None:
+            self._profiles.append((number, profile))
 
     def _step(self, count: int) -> None:
         if self._bar is not None:

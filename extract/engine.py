@@ -84,6 +84,7 @@ class ClipsOver:
     num_over: int
     failures: list[tuple[str, Failure]] = field(default_factory=list)  # modality, which
     lately: RunProfile | None = None  # of the last seconds; None: as before
+    so_far: RunProfile | None = None  # since the worker began: what counts if it is lost
 
 
 @dataclass(frozen=True)

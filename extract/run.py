@@ -83,7 +83,7 @@ def run_extraction(
                 embedder.fail(event.request, event.stage, event.reason)
             else:
                 feed.warning(f"clip {event.request.clip_id!r}: {event.message}")
-            feed.sign_of_life(clock.lately())
+            feed.sign_of_life(clock.lately(), clock.profile())
         for embedder in embedders.values():
             embedder.flush()
     return clock.profile()

@@ -150,6 +150,16 @@ def test_the_clips_of_a_process_that_is_killed_are_done_by_others(
     check_equal(cache, expected)
 
 
+def test_what_a_killed_process_did_is_counted(tmp_path: Path, table: pd.DataFrame) -> None:
+    cache = open_cache(tmp_path / "features", create=True)
+    mortal = make_deaths(tmp_path / "deaths", 1)
+    mortal["options"]["video"]["delay_s"] = 0.03  # twenty batches take longer than from one word of it to the next
+    report = extract(cache, table, **mortal)
+    assert (report.modalities["video"].done, report.failed) == (NUM_CLIPS, 0)
+    assert report.profile.devices == 2
+    assert NUM_CLIPS < report.profile.inputs <= NUM_CLIPS + 40  # two inputs a batch, done again by others
+
+
 def test_a_video_that_kills_every_process_is_given_up_and_the_others_are_done(tmp_path: Path) -> None:
     rows = [
         {"clip_id": f"{number}/{k}", "video": str(make_video(tmp_path / f"{number}.mp4", 1, first_number=number))}

@@ -106,8 +106,8 @@ class MortalVideo(TinyVideo):
     name = "mortal_video"
     batches = 0
 
-    def __init__(self, *, deaths: str, tokens: str = "time") -> None:
-        super().__init__(tokens=tokens)
+    def __init__(self, *, deaths: str, tokens: str = "time", delay_s: float = 0.0) -> None:
+        super().__init__(tokens=tokens, delay_s=delay_s)
         self.deaths = Path(deaths)
 
     def forward(self, inputs: Tensor) -> Tensor:
