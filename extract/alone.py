@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -53,7 +54,8 @@ class _Alone:
         self._stages: Sequence[Stage] = ()
         self._over: list[ClipKey] = []
         self._failures: dict[ClipKey, Failure] = {}
-        self._warnings: list[str] = []
+        self._lock = threading.Lock()  # decoders say things in threads of their own
+        self._warnings: dict[str, None] = {}  # in the order in which they were said
         self._bar: Progress | None = None
         self._note = ""
 
@@ -73,13 +75,15 @@ class _Alone:
             self._failures[clip_key(request)] = failure
         self._step(1)
 
-    def sign_of_life(self, lately: RunProfile) -> None:
+    def sign_of_life(self, lately: RunProfile, so_far: RunProfile) -> None:
         self._note = lately.note()
         self._step(0)
 
     def warning(self, message: str) -> None:
-        self._warnings.append(message)
-        warn(message)
+        with self._lock:
+            if message not in self._warnings:
+                self._warnings[message] = None
+                warn(message)
 
     def close(self) -> None:
         """Keep the list of failed clips, whatever ended the run."""
@@ -96,7 +100,7 @@ class _Alone:
             for stage in self._stages
         }
         return ExtractReport(
-            cache=cache.path, modalities=reports, profile=profile, warnings=self._warnings, shard=self._shard
+            cache=cache.path, modalities=reports, profile=profile, warnings=list(self._warnings), shard=self._shard
         )
 
     def _step(self, count: int) -> None:

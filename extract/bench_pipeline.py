@@ -45,6 +45,7 @@ class PipelineBenchConfig:
     precision: str = "auto"
     batch_size: int | None = None
     workers: int | None = None
+    decoder: str = "auto"
     device: str | None = None
 
     def __post_init__(self) -> None:
@@ -153,6 +154,7 @@ def bench_extraction(config: PipelineBenchConfig | None = None, *, progress: boo
             precision=precision,
             batch_size=config.batch_size,
             workers=config.workers,
+            decoder=config.decoder,
             device=config.device,
             progress=progress,
         )

@@ -72,6 +72,10 @@ _VIEW_SETTINGS = {"views": "count", "view_seed": "seed", "view_flip": "flip"}  #
 CompileOption = Annotated[
     str, typer.Option("--compile", help="torch.compile: on, off, or auto: on a GPU, for clips enough to pay for it.")
 ]
+DecoderOption = Annotated[
+    str,
+    typer.Option("--decoder", help="pyav, torchcodec, or auto: torchcodec on a GPU where it works, PyAV elsewhere."),
+]
 
 
 @app.command()
@@ -189,6 +193,7 @@ def extract(
         str | None, typer.Option(help="ray: share the videos among the machines of a Ray cluster that is running.")
     ] = None,
     compile: CompileOption = "auto",
+    decoder: DecoderOption = "auto",
     download: Annotated[bool, typer.Option(help="Fetch published weights that are not here.")] = True,
     dataset: DatasetOption = None,
     root: RootOption = None,
@@ -220,6 +225,7 @@ def extract(
         engine=engine,
         shard=share,
         compile=compile,
+        decoder=decoder,
         task=task,
         protocol=protocol,
         weights_dir=project.weights,

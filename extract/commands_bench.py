@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mgcli.cache.console import JsonOption, key_values, print_result, project_with
-from mgcli.extract.commands import DeviceOption, PrecisionOption, WorkersOption
+from mgcli.extract.commands import DecoderOption, DeviceOption, PrecisionOption, WorkersOption
 
 bench_app = typer.Typer()
 
@@ -38,6 +38,7 @@ def bench_extract(
     size: Annotated[str, typer.Option(help="End to end: WIDTHxHEIGHT of the videos.")] = "1280x720",
     plain_clips: Annotated[int, typer.Option(min=1, help="End to end: clips that the plain loop does.")] = 12,
     workers: WorkersOption = None,
+    decoder: DecoderOption = "auto",
     precision: PrecisionOption = "auto",
     device: DeviceOption = None,
     as_json: JsonOption = False,
@@ -67,6 +68,7 @@ def bench_extract(
             precision=precision,
             batch_size=batch_size[0] if batch_size else None,
             workers=workers,
+            decoder=decoder,
             device=device,
         )
         timed = bench_extraction(config)

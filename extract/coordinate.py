@@ -95,6 +95,7 @@ class _Slot:
     in_hand: list[FileWork] = field(default_factory=list)  # all that the worker was given
     num_over: int = 0  # of their clips, as it says
     lately: RunProfile | None = None  # what the worker did in the last seconds
+    so_far: RunProfile | None = None  # what it did since it began
 
 
 class _Run:
@@ -110,7 +111,7 @@ class _Run:
         self._errors: list[tuple[str, MgcliError]] = []  # worker, why it cannot take part
         self._profiles: list[tuple[int, RunProfile]] = []  # slot, what its worker did
         self._planned_at = 0.0
-        self._warnings: list[str] = []
+        self._warnings: dict[str, None] = {}  # in the order in which they were said
         self._bar: Progress | None = None
 
     def work(self) -> None:
@@ -166,7 +167,7 @@ class _Run:
             cache=self._cache.path,
             modalities=reports,
             profile=all_together(profiles, devices=devices, seconds=time.monotonic() - self._planned_at),
-            warnings=self._warnings,
+            warnings=list(self._warnings),
             shard=self._task.extraction.shard,
         )
 
@@ -178,7 +179,7 @@ class _Run:
                 task = replace(self._task, name=self._engine.slots[number], device=self._engine.device(number))
                 slot.last = False
                 slot.num_over = 0
-                slot.lately = None
+                slot.lately = slot.so_far = None
                 wanted -= 1
                 try:
                     self._engine.start(number, task)
@@ -198,14 +199,14 @@ class _Run:
             self._warn(message.message)
         elif isinstance(message, Ended):
             slot.running = False
+            self._keep_profile(number, message.profile)
             if message.error is not None:
                 self._take_error(number, message.error, message.trace)
-            if message.profile is not None:
-                self._profiles.append((number, message.profile))
             self._done += slot.in_hand
             slot.in_hand = []
         else:
             slot.running = False
+            self._keep_profile(number, None)
             self._take_death(number, message.reason)
 
     def _take_plan(self, worker: str, plan: Planned) -> None:
@@ -242,8 +243,15 @@ class _Run:
     def _note_over(self, slot: _Slot, over: ClipsOver) -> None:
         slot.num_over += over.num_over
         slot.lately = over.lately or slot.lately
+        slot.so_far = over.so_far or slot.so_far
         self._handout.failures |= dict(over.failures)
         self._step(over.num_over)
+
+    def _keep_profile(self, number: int, profile: RunProfile | None) -> None:
+        """What a worker did, as it says at its end; of one that did not get so far, what it said last."""
+        profile = profile or self._slots[number].so_far
+        if profile is not None:
+            self._profiles.append((number, profile))
 
     def _step(self, count: int) -> None:
         if self._bar is not None:
@@ -292,5 +300,6 @@ class _Run:
         return EngineError(f"no worker is left{left} ({told}); what was committed is safe: run the command again")
 
     def _warn(self, message: str) -> None:
-        self._warnings.append(message)
-        warn(message)
+        if message not in self._warnings:
+            self._warnings[message] = None
+            warn(message)

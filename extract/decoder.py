@@ -15,6 +15,8 @@ from typing import Protocol
 
 import numpy as np
 
+from mgcli.cache import warn
+from mgcli.extract.decoder_library import PYAV, Library
 from mgcli.extract.shrink import Look
 from mgcli.extract.video import VideoIndex, index_video, plan_decode
 from mgcli.extract.video_decode import DecodeCount, decode_frames
@@ -62,10 +64,10 @@ class Decoders(Protocol):
 class InlineDecoders:
     """Decoding in the caller's own thread: for tests, notebooks and `--workers 0`."""
 
-    def __init__(self, threads: int = 1) -> None:
-        """Args: threads: of the decoder."""
+    def __init__(self, threads: int = 1, library: Library = PYAV, say: Callable[[str], None] = warn) -> None:
+        """Args: threads: of the decoder; library: that decodes; say: told what a person should know."""
         self.count = DecodeCount()
-        self._threads = threads
+        self._threads, self._library, self._say = threads, library, say
 
     def borrow(self) -> AbstractContextManager[Decoder]:
         return nullcontext(self)
@@ -77,20 +79,44 @@ class InlineDecoders:
         return index_video(path)
 
     def pictures(self, index: VideoIndex, needs: Needs) -> Iterator[tuple[int, Pictures]]:
-        return needed_pictures(index, needs, threads=self._threads, count=self.count)
+        return needed_pictures(
+            index, needs, library=self._library, threads=self._threads, count=self.count, say=self._say
+        )
 
 
 def needed_pictures(
     index: VideoIndex,
     needs: Needs,
     *,
+    library: Library,
     threads: int,
     count: DecodeCount,
+    say: Callable[[str], None],
     on_packet: Callable[[], None] | None = None,
 ) -> Iterator[tuple[int, Pictures]]:
     """Decode, convert and shrink: each frame once, however many clips and backbones need it."""
-    plan = plan_decode(index, list(needs))
+    frames = sorted(needs)
+    done = -1
+    if library.name == "torchcodec":
+        from mgcli.extract.video_decode_torchcodec import GivesUpError, torchcodec_pictures  # torch loads here
+
+        try:
+            for frame, pictures in torchcodec_pictures(
+                index, needs, device=library.device, threads=threads, count=count, on_packet=on_packet
+            ):
+                yield frame, pictures
+                done = frame
+            return
+        except GivesUpError as error:
+            left = [frame for frame in frames if frame > done]
+            count.handed_over += len(left)
+            # from the key frame on, so that damage is met, and stood in for, as if PyAV had decoded all
+            frames = [frame for frame in frames if frame >= (index.key_frame_before(left[0]) or 0)]
+            say(f"torchcodec gives up on {error}; PyAV decodes those")
+    plan = plan_decode(index, frames)
     for frame, rgb in decode_frames(index, plan, threads=threads, count=count, on_packet=on_packet):
+        if frame <= done:
+            continue
         started = time.perf_counter()
         pictures = {look: rgb if look is None else look(rgb) for look in needs[frame]}
         count.convert_s += time.perf_counter() - started

@@ -21,6 +21,7 @@ from typing import Any
 
 from mgcli.cache import MgcliError, warn
 from mgcli.extract.decoder import Decoder, Needs, Pictures
+from mgcli.extract.decoder_library import PYAV, Library
 from mgcli.extract.frame_ring import RingReader, open_ring_file
 from mgcli.extract.video import VideoError, VideoIndex
 from mgcli.extract.video_decode import DecodeCount
@@ -41,15 +42,20 @@ class DecoderLostError(VideoError):
 class DecoderProcesses:
     """Lends decoder processes to threads, and starts one where none is idle (the `Decoders` of `decoder.py`)."""
 
-    def __init__(self, threads: int = 1) -> None:
-        """Args: threads: of each decoder."""
+    def __init__(self, threads: int = 1, library: Library = PYAV, say: Callable[[str], None] = warn) -> None:
+        """Start no process yet.
+
+        Args:
+            threads: of each decoder.
+            library: that decodes.
+            say: told what a person should know; each process that finds it out says it.
+        """
         self.count = DecodeCount()
-        self._threads = threads
+        self._threads, self._library, self._say = threads, library, say
         self._lock = threading.Lock()
         self._idle: list[_DecoderProcess] = []
         self._lent: set[_DecoderProcess] = set()
         self._closed = False
-        self._said_why = False
 
     @contextmanager
     def borrow(self) -> Iterator[Decoder]:
@@ -57,7 +63,7 @@ class DecoderProcesses:
         with self._lock:
             if self._closed:
                 raise RuntimeError("the decoders are closed")
-            process = self._idle.pop() if self._idle else _DecoderProcess(self._threads, self._add, self._say_why)
+            process = self._idle.pop() if self._idle else self._new_process()
             self._lent.add(process)
         try:
             yield process
@@ -78,23 +84,22 @@ class DecoderProcesses:
             for process in self._idle:
                 process.end()
 
+    def _new_process(self) -> _DecoderProcess:
+        return _DecoderProcess(self._threads, self._library, self._add, self._say)
+
     def _add(self, more: DecodeCount) -> None:
         with self._lock:
             for name, value in vars(more).items():
                 setattr(self.count, name, getattr(self.count, name) + value)
 
-    def _say_why(self, why: str) -> None:
-        with self._lock:
-            said, self._said_why = self._said_why, True
-        if not said:
-            warn(f"no shared memory for decoded frames ({why}); they go through a file in the temporary folder")
-
 
 class _DecoderProcess:
     """One process, started when it is first asked for something (a `Decoder`)."""
 
-    def __init__(self, threads: int, add: Callable[[DecodeCount], None], say_why: Callable[[str], None]) -> None:
-        self._threads, self._add, self._say_why = threads, add, say_why
+    def __init__(
+        self, threads: int, library: Library, add: Callable[[DecodeCount], None], say: Callable[[str], None]
+    ) -> None:
+        self._threads, self._library, self._add, self._say = threads, library, add, say
         self._process: subprocess.Popen[bytes] | None = None
         self.is_idle = True
 
@@ -110,7 +115,7 @@ class _DecoderProcess:
 
     def pictures(self, index: VideoIndex, needs: Needs) -> Iterator[tuple[int, Pictures]]:
         self.is_idle = False
-        self._send("pictures", needs, self._threads)
+        self._send("pictures", needs, self._library, self._threads)
         counted = DecodeCount()
         while True:
             what, *said = self._receive(index.path)
@@ -134,7 +139,7 @@ class _DecoderProcess:
                 "some, name another folder in TMPDIR, or decode in one process: --workers 0"
             ) from error
         if why:
-            self._say_why(why)
+            self._say(f"no shared memory for decoded frames ({why}); they go through a file in the temporary folder")
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
@@ -147,7 +152,11 @@ class _DecoderProcess:
                     str(NICENESS),
                 ],
                 pass_fds=(theirs.fileno(), descriptor),
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(each for each in sys.path if each)},
+                env=os.environ
+                | {
+                    "PYTHONPATH": os.pathsep.join(each for each in sys.path if each),
+                    "OMP_NUM_THREADS": str(self._threads),  # of torch, where torchcodec brings it
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )
@@ -159,7 +168,7 @@ class _DecoderProcess:
             self._connection.send(order)
 
     def _receive(self, path: Path) -> tuple[Any, ...]:
-        """The next message that is more than a sign of life.
+        """The next message that is more than a sign of life, or words for a person.
 
         Raises:
             VideoError: what the decoder says of the video.
@@ -181,7 +190,9 @@ class _DecoderProcess:
                 raise VideoError(message[1])
             if message[0] == "bug":
                 raise RuntimeError(f"in the decoder process, with {path}:\n{message[1]}")
-            if message[0] != "alive":
+            if message[0] == "say":
+                self._say(message[1])
+            elif message[0] != "alive":
                 return message
 
     def _how_it_ended(self) -> str:

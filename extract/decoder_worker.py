@@ -1,4 +1,4 @@
-"""What a decoder process runs: `python -m mgcli.extract.decoder_worker SOCKET RING NICE`. It loads no torch.
+"""What a decoder process runs: `python -m mgcli.extract.decoder_worker SOCKET RING NICE`. With PyAV it loads no torch.
 
 Asked for an index it answers with it; asked for pictures it puts them into the ring as long as there is room. It
 ends when its socket closes, however its parent ended.
@@ -13,15 +13,19 @@ import sys
 import threading
 import time
 import traceback
+from functools import partial
+from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any
 
 from mgcli.extract.decoder import Needs, needed_pictures
+from mgcli.extract.decoder_library import Library
 from mgcli.extract.frame_ring import RingFull, RingWriter
 from mgcli.extract.video import VideoError, VideoIndex, index_video
 from mgcli.extract.video_decode import DecodeCount
 
 SIGN_OF_LIFE_S = 0.5  # from one to the next, while nothing else is said
+LOAD_LIMIT_S = 300.0  # that loading torchcodec may take
 
 
 def main() -> None:
@@ -56,9 +60,19 @@ class _Worker:
             except Exception:  # a bug: its traceback is for the parent's
                 self._say("bug", traceback.format_exc())
 
-    def _give_pictures(self, index: VideoIndex, needs: Needs, threads: int) -> None:
+    def _give_pictures(self, index: VideoIndex, needs: Needs, library: Library, threads: int) -> None:
+        if library.name == "torchcodec":
+            self._load_torchcodec()
         count = DecodeCount()
-        for frame, pictures in needed_pictures(index, needs, threads=threads, count=count, on_packet=self._live):
+        for frame, pictures in needed_pictures(
+            index,
+            needs,
+            library=library,
+            threads=threads,
+            count=count,
+            say=partial(self._say, "say"),
+            on_packet=self._live,
+        ):
             arrays = list(pictures.values())
             while True:
                 while self._taken.acquire(blocking=False):
@@ -74,6 +88,23 @@ class _Worker:
             ]
             self._say("pictures", frame, places, count)
         self._say("done", count)
+
+    def _load_torchcodec(self) -> None:
+        """Import it and torch, with signs of life: on a busy machine that took half a minute."""
+        loaded = threading.Event()
+
+        def live() -> None:
+            until = time.monotonic() + LOAD_LIMIT_S
+            while not loaded.wait(SIGN_OF_LIFE_S) and time.monotonic() < until:
+                self._say("alive")
+
+        thread = threading.Thread(target=live, daemon=True)
+        thread.start()
+        try:
+            import_module("mgcli.extract.video_decode_torchcodec")
+        finally:
+            loaded.set()
+            thread.join()
 
     def _listen(self) -> None:
         """Take orders; end the process with the parent's end of the socket, whatever it is at."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mgcli.cache import Failure, FeatureWriter, NonFiniteTokensError, warn
+from mgcli.cache import Failure, FeatureWriter, NonFiniteTokensError
 from mgcli.extract.backbone import Backbone, BackboneError
 from mgcli.extract.inputs import ClipRequest, InputReady
 from mgcli.extract.write_behind import WriteBehind
@@ -58,6 +58,7 @@ class ModalityEmbedder:
         batch_size: int,
         compiled: bool,
         on_clip: Callable[[ClipRequest, Failure | None], None],
+        on_warning: Callable[[str], None],
     ) -> None:
         """Start with nothing done.
 
@@ -68,6 +69,7 @@ class ModalityEmbedder:
             batch_size: inputs per forward pass, halved when memory runs out.
             compiled: run the network through torch.compile.
             on_clip: called for each clip that is over, with what failed, if anything did.
+            on_warning: told what a person should know.
         """
         self.device_s = 0.0  # that the device was at work
         self.waited_s = 0.0  # that this thread waited for it
@@ -79,6 +81,7 @@ class ModalityEmbedder:
         self._behind = behind
         self._batch_size = batch_size
         self._on_clip = on_clip
+        self._on_warning = on_warning
         self._batch: list[InputReady] = []
         self._launched: deque[_Launched] = deque()
         self._unfinished: dict[int, list[_Embedded | None]] = {}  # request -> its windows
@@ -147,7 +150,7 @@ class ModalityEmbedder:
             except RuntimeError as error:
                 if self._network is not self._backbone and _cannot_compile(error):
                     reason = str(error).strip().splitlines()[0]
-                    warn(f"{self._backbone.name} cannot be compiled here ({reason}); it runs as it is")
+                    self._on_warning(f"{self._backbone.name} cannot be compiled here ({reason}); it runs as it is")
                     self._network = self._backbone
                     continue
                 if not _out_of_memory(error):

@@ -86,6 +86,7 @@ class ClipsOver:
     num_over: int
     failures: list[tuple[ClipKey, Failure]] = field(default_factory=list)
     lately: RunProfile | None = None  # of the last seconds; None: as before
+    so_far: RunProfile | None = None  # since the worker began: what counts if it is lost
 
 
 @dataclass(frozen=True)

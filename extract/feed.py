@@ -26,8 +26,8 @@ class Feed(Protocol):
     def clip_over(self, request: ClipRequest, failure: Failure | None) -> None:
         """A clip is done, or failed."""
 
-    def sign_of_life(self, lately: RunProfile) -> None:
+    def sign_of_life(self, lately: RunProfile, so_far: RunProfile) -> None:
         """Something else happened; the profile of the last seconds says how the run stands."""
 
     def warning(self, message: str) -> None:
-        """Something that a person should know."""
+        """Something that a person should know; the same words are said once a run, whoever of it finds them true."""

@@ -38,6 +38,7 @@ def extract_modalities(
     engine: str | None = None,
     shard: Shard | None = None,
     compile: str = "auto",
+    decoder: str = "auto",
     task: str | None = None,
     protocol: str = "table",
     weights_dir: Path | None = None,
@@ -70,6 +71,7 @@ def extract_modalities(
         engine: "ray" shares the videos among the machines of a Ray cluster; see `mgcli.extract.engine`.
         shard: only this share of the videos; the others are for other machines.
         compile: on, off, or auto: on a GPU, where there are clips enough to pay for it.
+        decoder: pyav, torchcodec, or auto: torchcodec on a GPU where it works, PyAV elsewhere.
         task: only the clips with a label of this task.
         protocol: name the clip table is kept under.
         weights_dir: folder that weights are looked for first.
@@ -99,6 +101,7 @@ def extract_modalities(
         batch_size=batch_size,
         workers=workers,
         compile=compile,
+        decoder=decoder,
     )
     chosen_engine = choose_engine(engine, devices, device)
     table = checked_clips(table)

@@ -14,6 +14,7 @@ import torch
 
 from mgcli.cache import GRID_KEY, LAYOUTS_KEY, VIEWS_KEY, FeatureCache, FeatureSet
 from mgcli.extract.backbone import Backbone
+from mgcli.extract.decoder_library import Library, check_decoder
 from mgcli.extract.device import choose_batch_size, choose_compile, choose_workers
 from mgcli.extract.engine import ClipKey, PlannedModality
 from mgcli.extract.face import load_detector
@@ -35,6 +36,7 @@ class Extraction:
     batch_size: int | None = None
     workers: int | None = None
     compile: str = "auto"
+    decoder: str = "auto"
     num_processes: int = 1  # that share the clips, each with a device of its own
 
     def __post_init__(self) -> None:
@@ -42,6 +44,7 @@ class Extraction:
         choose_batch_size(self.batch_size, anywhere)
         choose_workers(self.workers)
         choose_compile(self.compile, anywhere, 0)
+        check_decoder(self.decoder)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +60,12 @@ class Stage:
     views: ViewConfig
     not_mirrored: list[str]  # classes that name a side, for which no view is mirrored
     compiled: bool
+    decoder: str  # the label of what decodes its videos; empty where it reads none
 
 
-def plan_stages(cache: FeatureCache, extraction: Extraction, table: pd.DataFrame, device: torch.device) -> list[Stage]:
+def plan_stages(
+    cache: FeatureCache, extraction: Extraction, table: pd.DataFrame, device: torch.device, library: Library
+) -> list[Stage]:
     """Make every backbone and find out what the cache lacks; it is not touched before all of them are made.
 
     Args:
@@ -67,6 +73,7 @@ def plan_stages(cache: FeatureCache, extraction: Extraction, table: pd.DataFrame
         extraction: what is asked for.
         table: the clips, with their sources.
         device: that the backbones compute on.
+        library: that decodes the videos.
     """
     configs = extraction.configs
     clips = [clips_of(config, table) for config in configs]
@@ -89,6 +96,9 @@ def plan_stages(cache: FeatureCache, extraction: Extraction, table: pd.DataFrame
         num_requests += len(requests)
         num_own = len(requests) // extraction.num_processes
         compiled = bool(requests) and choose_compile(extraction.compile, device, num_own)
+        decoder = "" if backbone.reads == "skeleton" else library.label
+        if requests and decoder:
+            _note_decoder(feature_set, decoder)
         num_clips = sum(request.view is None for request in requests)
         stages.append(
             Stage(
@@ -101,6 +111,7 @@ def plan_stages(cache: FeatureCache, extraction: Extraction, table: pd.DataFrame
                 views=views,
                 not_mirrored=sided_classes(table) if views.count and config.views.flip else [],
                 compiled=compiled,
+                decoder=decoder,
             )
         )
     return stages
@@ -132,11 +143,15 @@ def plan_warnings(stages: Sequence[Stage]) -> list[str]:
 
 
 def plan_notes(stages: Sequence[Stage]) -> list[str]:
-    """What a person should know while nothing seems to happen: which networks are compiled."""
+    """What a person should know while nothing seems to happen: that torchcodec decodes, which networks are compiled."""
+    decoders = dict.fromkeys(stage.decoder for stage in stages if stage.requests)
     return [
-        f"{stage.backbone.name} is compiled for {len(stage.requests)} clips; --compile off forbids it"
-        for stage in stages
-        if stage.compiled
+        *(f"videos are decoded by {decoder}" for decoder in decoders if decoder.startswith("torchcodec")),
+        *(
+            f"{stage.backbone.name} is compiled for {len(stage.requests)} clips; --compile off forbids it"
+            for stage in stages
+            if stage.compiled
+        ),
     ]
 
 
@@ -155,6 +170,13 @@ def planned_modality(stage: Stage) -> PlannedModality:
 def clip_key(request: ClipRequest) -> ClipKey:
     """What tells a request from all others of the run, in every process."""
     return request.modality, request.clip_id, request.view_number
+
+
+def _note_decoder(feature_set: FeatureSet, decoder: str) -> None:
+    """Have the provenance name all decoders that the tokens of a feature set come from."""
+    known = feature_set.provenance.get("decoders", [])
+    if decoder not in known:
+        feature_set.write_provenance(decoders=sorted([*known, decoder]))
 
 
 def _provenance(device: torch.device, backbone: Backbone) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 
 from mgcli.cache import FeatureCache
 from mgcli.extract.decoder import Decoders, InlineDecoders
+from mgcli.extract.decoder_library import choose_library
 from mgcli.extract.decoder_process import DecoderProcesses
 from mgcli.extract.device import choose_batch_size, choose_decoder_threads, choose_workers
 from mgcli.extract.embed import ModalityEmbedder
@@ -40,16 +41,19 @@ def run_extraction(
     Returns:
         where the time went.
     """
-    stages = plan_stages(cache, extraction, table, device)
+    library, why_not = choose_library(extraction.decoder, device)
+    stages = plan_stages(cache, extraction, table, device, library)
+    if why_not and any(stage.decoder and stage.requests for stage in stages):
+        feed.warning(why_not)
     batch_size = choose_batch_size(extraction.batch_size, device)
     num_files = len(by_file([request for stage in stages for request in stage.requests]))
     # no more than this process's share, or the first of several to be ready would take the videos of the others
     workers = min(choose_workers(extraction.workers), -(-num_files // extraction.num_processes))
     threads = choose_decoder_threads(workers)
-    decoders: Decoders = DecoderProcesses(threads) if workers else InlineDecoders(threads)
+    decoders: Decoders = (DecoderProcesses if workers else InlineDecoders)(threads, library, feed.warning)
     embedders: dict[str, ModalityEmbedder] = {}
     behind = WriteBehind()
-    clock = RunClock(decoders.count, embedders.values(), behind)
+    clock = RunClock(decoders.count, embedders.values(), behind, library)
     with ExitStack() as stack:
         jobs = feed.jobs(stages)
         for stage in stages:
@@ -61,6 +65,7 @@ def run_extraction(
                 batch_size=batch_size,
                 compiled=stage.compiled,
                 on_clip=feed.clip_over,
+                on_warning=feed.warning,
             )
             embedders[stage.modality] = embedder
             stack.callback(embedder.settle)
@@ -78,7 +83,7 @@ def run_extraction(
                 embedder.fail(event.request, event.stage, event.reason)
             else:
                 feed.warning(f"clip {event.request.clip_id!r}: {event.message}")
-            feed.sign_of_life(clock.lately())
+            feed.sign_of_life(clock.lately(), clock.profile())
         for embedder in embedders.values():
             embedder.flush()
     return clock.profile()

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from mgcli.extract.decoder_library import PYAV, Library
 from mgcli.extract.embed import ModalityEmbedder
 from mgcli.extract.video_decode import DecodeCount
 from mgcli.extract.write_behind import WriteBehind
@@ -19,10 +20,12 @@ class RunProfile:
     """What a run did and where its time went; seconds of decoding are summed over decoders."""
 
     devices: int = 1  # that worked at the same time, each with a process of its own
+    decoders: tuple[str, ...] = ()  # that pictures came from, with their versions
     seconds: float = 0.0  # of reading, embedding and writing
     inputs: int = 0
     decoded_frames: int = 0
     converted_frames: int = 0
+    handed_over_frames: int = 0  # of those: left to PyAV by torchcodec
     decode_s: float = 0.0
     convert_s: float = 0.0
     device_s: float = 0.0
@@ -52,7 +55,7 @@ class RunProfile:
         """As plain JSON values."""
         rounded = {key: round(value, 3) if isinstance(value, float) else value for key, value in asdict(self).items()}
         shares = {"decoded_per_s": round(self.decoded_per_s, 1), "device_share": round(self.device_share, 3)}
-        return {**rounded, **shares, "limited_by": self.limited_by}
+        return {**rounded, "decoders": list(self.decoders), **shares, "limited_by": self.limited_by}
 
     def note(self) -> str:
         """How the run stands, in a few words."""
@@ -63,8 +66,10 @@ class RunProfile:
 
     def summary(self) -> str:
         """A line."""
+        by = f" by {' and '.join(self.decoders)}" if self.decoders else ""
+        left = f", {self.handed_over_frames} pictures left to PyAV" if self.handed_over_frames else ""
         return (
-            f"{self.decoded_frames} frames decoded ({self.decoded_per_s:.0f} a second), {self._device} busy "
+            f"{self.decoded_frames} frames decoded{by}{left} ({self.decoded_per_s:.0f} a second), {self._device} busy "
             f"{self.device_share:.0%} of the time, limited by: {self.limited_by}"
         )
 
@@ -75,35 +80,45 @@ class RunProfile:
 
 def all_together(profiles: Sequence[RunProfile], *, devices: int, seconds: float) -> RunProfile:
     """What processes that shared a run did together; all but its length is summed."""
-    counted = [field.name for field in fields(RunProfile) if field.name not in ("devices", "seconds")]
-    totals = {name: sum(getattr(profile, name) for profile in profiles) for name in counted}
-    return RunProfile(devices=devices, seconds=seconds, **totals)
+    totals = {name: sum(getattr(profile, name) for profile in profiles) for name in _COUNTED if name != "seconds"}
+    decoders = tuple(dict.fromkeys(decoder for profile in profiles for decoder in profile.decoders))
+    return RunProfile(devices=devices, decoders=decoders, seconds=seconds, **totals)
+
+
+_COUNTED = tuple(field.name for field in fields(RunProfile) if field.name not in ("devices", "decoders"))
 
 
 class RunClock:
     """Reads the counters of a run's stages."""
 
-    def __init__(self, count: DecodeCount, embedders: Collection[ModalityEmbedder], behind: WriteBehind) -> None:
+    def __init__(
+        self, count: DecodeCount, embedders: Collection[ModalityEmbedder], behind: WriteBehind, library: Library
+    ) -> None:
         """Start now.
 
         Args:
             count: of the decoders.
             embedders: of all modalities; they may come later.
             behind: writes.
+            library: that decodes.
         """
         self.inputs = 0
         self.waited_decode_s = 0.0
         self._count, self._embedders, self._behind = count, embedders, behind
+        self._decoder = library.label
         self._started = time.perf_counter()
         self._before = self._latest = RunProfile()
 
     def profile(self) -> RunProfile:
         """From the start to now."""
+        decoders = (self._decoder, *([PYAV.label] if self._count.handed_over else []))
         return RunProfile(
+            decoders=decoders if self._count.converted else (),
             seconds=time.perf_counter() - self._started,
             inputs=self.inputs,
             decoded_frames=self._count.decoded,
             converted_frames=self._count.converted,
+            handed_over_frames=self._count.handed_over,
             decode_s=self._count.decode_s,
             convert_s=self._count.convert_s,
             device_s=sum(each.device_s for each in self._embedders),
@@ -118,5 +133,4 @@ class RunClock:
         now = self.profile()
         if now.seconds - self._latest.seconds > WINDOW_S:
             self._before, self._latest = self._latest, now
-        before = asdict(self._before)
-        return RunProfile(**{key: value - before[key] for key, value in asdict(now).items()} | {"devices": 1})
+        return RunProfile(**{name: getattr(now, name) - getattr(self._before, name) for name in _COUNTED})

@@ -9,6 +9,8 @@ from functools import lru_cache
 
 import numpy as np
 
+Taps = tuple[np.ndarray, np.ndarray, np.ndarray]  # (n,) first pixel, the one after it, and that one's weight
+
 
 @dataclass(frozen=True)
 class Shrink:
@@ -23,10 +25,14 @@ class Shrink:
 
     def __call__(self, picture: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 -> (h, w, 3) uint8."""
-        (top, bottom, down), (left, right, along) = _taps(picture.shape[:2], self)
+        (top, bottom, down), (left, right, along) = self.taps((picture.shape[0], picture.shape[1]))
         down, along = down[:, None, None], along[None, :, None]
         upper, lower = (_between(picture[rows], left, right, along) for rows in (top, bottom))
         return np.rint(upper * (1 - down) + lower * down).astype(np.uint8)
+
+    def taps(self, size_px: tuple[int, int]) -> tuple[Taps, Taps]:
+        """Which rows, and which columns, of a picture of that height and width each pixel of the crop lies between."""
+        return _taps(size_px, self)
 
     def all(self, pictures: np.ndarray) -> np.ndarray:
         """(T, H, W, 3) uint8 -> (T, h, w, 3); those that have the size of the crop have been through it."""
@@ -46,11 +52,15 @@ class Framing:
 
     def __call__(self, picture: np.ndarray) -> np.ndarray:
         """(H, W, C) -> (h, w, C), without a copy."""
-        height, width = picture.shape[:2]
+        part = picture[self.part((picture.shape[0], picture.shape[1]))]
+        return part[:, ::-1] if self.mirrored else part
+
+    def part(self, size_px: tuple[int, int]) -> tuple[slice, slice]:
+        """Which rows and columns of a picture of that height and width are seen."""
+        height, width = size_px
         rows, columns = max(1, round(self.side * height)), max(1, round(self.side * width))
         top, left = round(self.down * (height - rows)), round(self.along * (width - columns))
-        part = picture[top : top + rows, left : left + columns]
-        return part[:, ::-1] if self.mirrored else part
+        return slice(top, top + rows), slice(left, left + columns)
 
 
 @dataclass(frozen=True)
@@ -73,12 +83,8 @@ def _between(rows: np.ndarray, left: np.ndarray, right: np.ndarray, along: np.nd
     return np.take(rows, left, axis=1) * (1 - along) + np.take(rows, right, axis=1) * along
 
 
-_Taps = tuple[np.ndarray, np.ndarray, np.ndarray]  # (n,) first pixel, the one after it, and that one's weight
-
-
 @lru_cache(64)
-def _taps(size_px: tuple[int, int], shrink: Shrink) -> tuple[_Taps, _Taps]:
-    """Which rows, and which columns, of a picture each pixel of the crop lies between."""
+def _taps(size_px: tuple[int, int], shrink: Shrink) -> tuple[Taps, Taps]:
     height, width = size_px
     if isinstance(shrink.resize_px, int):
         short = min(height, width)
@@ -88,7 +94,7 @@ def _taps(size_px: tuple[int, int], shrink: Shrink) -> tuple[_Taps, _Taps]:
     return tuple(map(_axis_taps, size_px, resized, shrink.crop_px))  # type: ignore[return-value]
 
 
-def _axis_taps(size: int, resized: int, crop: int) -> _Taps:
+def _axis_taps(size: int, resized: int, crop: int) -> Taps:
     first = round((resized - crop) / 2)
     places = np.arange(first, first + crop, dtype=np.float32) + np.float32(0.5)
     source = np.maximum(places * (np.float32(size) / np.float32(resized)) - np.float32(0.5), 0)

@@ -66,6 +66,13 @@ class VideoIndex:
         shown = np.searchsorted(self.time_s, np.asarray(times_s) + 1e-6, side="right") - 1
         return np.clip(shown, 0, self.num_frames - 1).astype(np.int64)
 
+    def key_frame_before(self, frame: int) -> int | None:
+        """The last key frame that is not shown after a frame; None where none is known, or a video is `counted`."""
+        if self.counted or not len(self.key_frames):
+            return None
+        place = int(np.searchsorted(self.key_frames, frame, side="right")) - 1
+        return int(self.key_frames[place]) if place >= 0 else None
+
 
 @dataclass(frozen=True, eq=False)
 class Segment:
@@ -141,7 +148,7 @@ def plan_decode(index: VideoIndex, frames: Iterable[int] | np.ndarray) -> Decode
     segments: list[Segment] = []
     start, first, last_packet = 0, 0, -1
     for place, frame in enumerate(needed.tolist()):
-        key = _key_frame_before(index, frame)
+        key = index.key_frame_before(frame)
         if key is not None and place_of[key] > last_packet + 1:
             if place > first:
                 segments.append(_segment(index, needed[first:place], start, last_packet))
@@ -197,13 +204,6 @@ def _stated_length(container: av.container.InputContainer, stream: av.VideoStrea
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     return container.duration / av.time_base if container.duration else 0.0
-
-
-def _key_frame_before(index: VideoIndex, frame: int) -> int | None:
-    if index.counted or not len(index.key_frames):
-        return None
-    place = int(np.searchsorted(index.key_frames, frame, side="right")) - 1
-    return int(index.key_frames[place]) if place >= 0 else None
 
 
 def _typical_step(pts: np.ndarray, rate: Fraction, time_base: Fraction) -> int:

@@ -29,6 +29,7 @@ class DecodeCount:
 
     decoded: int = 0  # frames that the decoder put out
     converted: int = 0  # frames brought to RGB
+    handed_over: int = 0  # of those: left to PyAV by torchcodec
     decode_s: float = 0.0  # reading and decoding
     convert_s: float = 0.0  # to RGB, and what a caller adds for making pictures smaller
 

@@ -64,7 +64,7 @@ class WorkerFeed:
         self._answers: queue.SimpleQueue[FileWork | None] = queue.SimpleQueue()
         self._stopped = threading.Event()
         self._over = ClipsOver(0)
-        self._lately: RunProfile | None = None
+        self._stands: tuple[RunProfile | None, RunProfile | None] = (None, None)  # lately, and so far
         self._said_at = time.monotonic()
 
     def answer(self, file: FileWork | None) -> None:
@@ -87,8 +87,9 @@ class WorkerFeed:
     def say_over(self) -> None:
         """Send what was held back."""
         with self._lock:
-            over, self._over = replace(self._over, lately=self._lately), ClipsOver(0)
-            self._lately = None
+            lately, so_far = self._stands
+            over, self._over = replace(self._over, lately=lately, so_far=so_far), ClipsOver(0)
+            self._stands = (None, None)
             self._said_at = time.monotonic()
         if over.num_over or over.lately is not None:
             self.send(over)
@@ -123,9 +124,9 @@ class WorkerFeed:
         """Count a clip, and pass a failure on."""
         self._add(1, [] if failure is None else [(clip_key(request), failure)])
 
-    def sign_of_life(self, lately: RunProfile) -> None:
+    def sign_of_life(self, lately: RunProfile, so_far: RunProfile) -> None:
         """The moment to say what was held back, and to stop if the run is over."""
-        self._lately = lately
+        self._stands = (lately, so_far)
         self._raise_if_stopped()
         if time.monotonic() - self._said_at >= _SAY_EVERY_S:
             self.say_over()

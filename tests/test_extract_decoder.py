@@ -24,6 +24,7 @@ from torchvision.transforms.functional import center_crop, resize
 
 from mgcli.extract import VideoError
 from mgcli.extract.decoder import Decoders, InlineDecoders
+from mgcli.extract.decoder_library import DecoderChoiceError, Library, choose_library
 from mgcli.extract.decoder_process import DecoderError, DecoderLostError, DecoderProcesses
 from mgcli.extract.frame_ring import RingFull, RingReader, RingWriter, open_ring_file
 from mgcli.extract.shrink import Shrink
@@ -31,9 +32,17 @@ from mgcli.extract.shrink import Shrink
 SMALL = Shrink(resize_px=24, crop_px=(16, 20))
 
 
+@pytest.fixture(params=["pyav", "torchcodec"])
+def library(request: pytest.FixtureRequest) -> Library:
+    try:
+        return choose_library(request.param, torch.device("cpu"))[0]
+    except DecoderChoiceError as error:
+        pytest.skip(str(error))
+
+
 @pytest.fixture(params=[InlineDecoders, DecoderProcesses])
-def decoders(request: pytest.FixtureRequest) -> Iterator[Decoders]:
-    with closing(request.param(threads=1)) as opened:
+def decoders(request: pytest.FixtureRequest, library: Library) -> Iterator[Decoders]:
+    with closing(request.param(threads=1, library=library)) as opened:
         yield opened
     assert child_ids() == []
 

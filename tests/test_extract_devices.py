@@ -115,6 +115,30 @@ def test_that_the_networks_of_all_processes_are_compiled_is_said_once(
     assert capsys.readouterr().err == "tiny_video is compiled for 10 clips; --compile off forbids it\n"
 
 
+@pytest.mark.parametrize("compile", ["off", pytest.param("on", marks=pytest.mark.slow)])
+def test_what_each_process_finds_out_by_itself_is_said_once(
+    compile: str,
+    tmp_path: Path,
+    table: pd.DataFrame,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CXX", "/bin/false")  # what torch.compile calls
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    cache = open_cache(tmp_path / "features", create=True)
+    few = table.iloc[::20]  # of ten videos, so that both have some
+    report = extract(cache, few, compile=compile, backbones={"video": "tiny_backbones:CrampedVideo"})
+    assert report.modalities["video"].done == len(few)
+    *compiled, shared = sorted(report.warnings)
+    assert [said.partition(" (")[0] for said in compiled] == ["cramped_video cannot be compiled here"] * (
+        compile == "on"
+    )
+    assert shared.startswith("no shared memory for decoded frames (no memory for it)")
+    errors = capsys.readouterr().err
+    assert [errors.count(said) for said in report.warnings] == [1] * len(report.warnings)
+
+
 def test_the_clips_of_a_process_that_is_killed_are_done_by_others(
     tmp_path: Path, table: pd.DataFrame, expected: dict[str, np.ndarray]
 ) -> None:
@@ -124,6 +148,16 @@ def test_the_clips_of_a_process_that_is_killed_are_done_by_others(
     lost = [warning for warning in report.warnings if "was ended by SIGKILL; was there memory enough?" in warning]
     assert len(lost) == 2
     check_equal(cache, expected)
+
+
+def test_what_a_killed_process_did_is_counted(tmp_path: Path, table: pd.DataFrame) -> None:
+    cache = open_cache(tmp_path / "features", create=True)
+    mortal = make_deaths(tmp_path / "deaths", 1)
+    mortal["options"]["video"]["delay_s"] = 0.03  # twenty batches take longer than from one word of it to the next
+    report = extract(cache, table, **mortal)
+    assert (report.modalities["video"].done, report.failed) == (NUM_CLIPS, 0)
+    assert report.profile.devices == 2
+    assert NUM_CLIPS < report.profile.inputs <= NUM_CLIPS + 40  # two inputs a batch, done again by others
 
 
 def test_a_video_that_kills_every_process_is_given_up_and_the_others_are_done(tmp_path: Path) -> None:

@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_media import make_audio, make_grey_jpegs, make_video, number_picture, shown_number
+from tiny_media import KINDS, make_grey_jpegs, make_video, number_picture, shown_number, spoil, write_bad_file
 
 from mgcli.extract import VideoError, VideoIndex, decode_frames, index_video, plan_decode
-
-KINDS: dict[str, dict[str, Any]] = {  # name -> how it is made
-    "h264.mp4": {},
-    "h264.mkv": {},
-    "h264.ts": {},
-    "h264.avi": {},
-    "raw.h264": {},
-    "mpeg4.mp4": {"codec": "mpeg4"},
-    "mpeg4.avi": {"codec": "mpeg4"},
-    "colours.gif": {"codec": "gif", "pixels": "rgb8"},
-    "odd.gif": {"codec": "gif", "pixels": "rgb8", "size_px": (67, 41)},
-    "odd.mp4": {"pixels": "yuv444p", "size_px": (67, 41)},
-    "grey.mp4": {"pixels": "gray"},
-    "grey.mkv": {"pixels": "gray"},
-}
 
 
 def numbers_shown(index: VideoIndex, frames: list[int], *, threads: int = 1) -> dict[int, int]:
@@ -122,13 +106,6 @@ def test_a_container_that_seeks_badly_is_decoded_from_the_start(tmp_path: Path) 
     assert numbers_shown(index, [3, 150, 199]) == {3: 3, 150: 150, 199: 199}
 
 
-def spoil(path: Path, start: int, num_bytes: int = 300) -> Path:
-    content = bytearray(path.read_bytes())
-    content[start : start + num_bytes] = bytes(num_bytes)
-    path.write_bytes(content)
-    return path
-
-
 def test_a_damaged_stretch_costs_only_its_own_frames(tmp_path: Path) -> None:
     path = make_video(tmp_path / "damaged.mp4", 100)
     index = index_video(spoil(path, path.read_bytes().index(b"mdat") + 3000))
@@ -169,25 +146,6 @@ def test_a_header_that_lies_about_size_and_length_changes_no_frame(tmp_path: Pat
     assert not index.cut_short
     assert index.end_s == pytest.approx(30 / 25, abs=1e-3)
     assert numbers_shown(index, [0, 13, 29]) == {0: 0, 13: 13, 29: 29}
-
-
-def write_bad_file(kind: str, folder: Path) -> Path:
-    path = folder / f"{kind}.mp4"
-    if kind == "empty":
-        path.touch()
-    elif kind == "headless":
-        whole = make_video(folder / "whole.mp4").read_bytes()
-        path.write_bytes(whole[: len(whole) // 2])
-    elif kind == "noise":
-        path.write_bytes(np.random.default_rng(0).bytes(20_000))
-    elif kind == "text":
-        path = folder / "text.txt"
-        path.write_text("no video at all\n" * 200)
-    elif kind == "audio":
-        path = make_audio(folder / "audio.m4a")
-    elif kind == "folder":
-        path.mkdir()
-    return path
 
 
 @pytest.mark.parametrize(

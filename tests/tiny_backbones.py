@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -105,8 +106,8 @@ class MortalVideo(TinyVideo):
     name = "mortal_video"
     batches = 0
 
-    def __init__(self, *, deaths: str, tokens: str = "time") -> None:
-        super().__init__(tokens=tokens)
+    def __init__(self, *, deaths: str, tokens: str = "time", delay_s: float = 0.0) -> None:
+        super().__init__(tokens=tokens, delay_s=delay_s)
         self.deaths = Path(deaths)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -128,6 +129,20 @@ class PoisonedVideo(TinyVideo):
         if (inputs.mean(dim=(1, 2)) < 0.1).any():
             os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(inputs)
+
+
+class CrampedVideo(TinyVideo):
+    """Of a machine that has no shared memory."""
+
+    name = "cramped_video"
+
+    def __init__(self, *, tokens: str = "time") -> None:
+        super().__init__(tokens=tokens)
+        os.memfd_create = self.refuse
+
+    @staticmethod
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "no memory for it")
 
 
 class Impostor(TinyVideo):

@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -13,6 +14,20 @@ from av.video.reformatter import ColorRange
 from PIL import Image
 
 NUM_BITS = 8
+KINDS: dict[str, dict[str, Any]] = {  # name -> how it is made
+    "h264.mp4": {},
+    "h264.mkv": {},
+    "h264.ts": {},
+    "h264.avi": {},
+    "raw.h264": {},
+    "mpeg4.mp4": {"codec": "mpeg4"},
+    "mpeg4.avi": {"codec": "mpeg4"},
+    "colours.gif": {"codec": "gif", "pixels": "rgb8"},
+    "odd.gif": {"codec": "gif", "pixels": "rgb8", "size_px": (67, 41)},
+    "odd.mp4": {"pixels": "yuv444p", "size_px": (67, 41)},
+    "grey.mp4": {"pixels": "gray"},
+    "grey.mkv": {"pixels": "gray"},
+}
 
 
 def number_picture(number: int, width_px: int, height_px: int) -> np.ndarray:
@@ -142,4 +157,32 @@ def make_skeleton(path: Path, num_frames: int = 30, num_joints: int = 5, seed: i
     joints = np.random.default_rng(seed).uniform(10, 60, (num_frames, num_joints, 3)).astype(np.float32)
     joints[..., 2] = 0.9
     np.save(path, joints)
+    return path
+
+
+def spoil(path: Path, start: int, num_bytes: int = 300) -> Path:
+    """Overwrite a stretch of a file with zeros."""
+    content = bytearray(path.read_bytes())
+    content[start : start + num_bytes] = bytes(num_bytes)
+    path.write_bytes(content)
+    return path
+
+
+def write_bad_file(kind: str, folder: Path) -> Path:
+    """A file of that name that is no video: missing, empty, headless, noise, text, audio, folder."""
+    path = folder / f"{kind}.mp4"
+    if kind == "empty":
+        path.touch()
+    elif kind == "headless":
+        whole = make_video(folder / "whole.mp4").read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+    elif kind == "noise":
+        path.write_bytes(np.random.default_rng(0).bytes(20_000))
+    elif kind == "text":
+        path = folder / "text.txt"
+        path.write_text("no video at all\n" * 200)
+    elif kind == "audio":
+        path = make_audio(folder / "audio.m4a")
+    elif kind == "folder":
+        path.mkdir()
     return path
