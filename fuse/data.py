@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -161,6 +161,20 @@ class ClipTensors:
         """The clips of `rows` in order, `size` at a time."""
         for start in range(0, len(rows), size):
             yield self.batch(rows[start : start + size])
+
+
+class BatchList(Sequence[Batch]):
+    """The batches of `ClipTensors.batches`, each gathered when it is asked for: all at once may not fit into memory."""
+
+    def __init__(self, clips: ClipTensors, rows: Tensor, size: int) -> None:
+        self._clips = clips
+        self._rows = rows.split(size) if len(rows) else ()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, number: int) -> Batch:  # type: ignore[override]  # no slices: a batch at a time
+        return self._clips.batch(self._rows[number])
 
 
 def token_statistics(clips: ClipTensors, rows: Tensor) -> dict[str, TokenStatistics]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mgcli.fuse.augment import augment
-from mgcli.fuse.data import Batch, ClipTensors
+from mgcli.fuse.data import Batch, BatchList, ClipTensors
 from mgcli.fuse.head import FittedHead, FusionHead, HeadOutput
 from mgcli.fuse.layers import draw_dropout_from
 from mgcli.fuse.loss import Loss
@@ -70,8 +70,7 @@ def fit_head(
     """
     batch_size, epochs = config.plan(len(train_rows))
     if isinstance(head, FittedHead):
-        train = list(clips.batches(train_rows, config.batch_size))
-        return head.fit(train, list(clips.batches(val_rows, config.batch_size)))
+        return head.fit(*(BatchList(clips, rows, config.batch_size) for rows in (train_rows, val_rows)))
 
     draw_dropout_from(head, generator)
     labels = clips.labels[train_rows]

@@ -14,7 +14,7 @@ from samples import make_spec
 
 from mgcli.cache import FeatureCache, check_clip_table, open_cache
 from mgcli.fuse import TrainConfig, TrainError, evaluate_run, predict_run, train_head
-from mgcli.fuse.data import ClipTensors, token_statistics
+from mgcli.fuse.data import BatchList, ClipTensors, token_statistics
 from mgcli.fuse.identity import run_key
 from mgcli.fuse.load import load_clips
 from mgcli.fuse.residency import place_clips
@@ -67,12 +67,36 @@ def test_a_batch_is_the_same_wherever_its_tokens_lie(tmp_path: Path, format: str
     assert torch.equal(one_statistics.axes, other_statistics.axes)
 
 
-@pytest.mark.parametrize("option", [{}, {"max_tokens": 3}, {"mixup": 0.5, "token_dropout": 0.2}])
-def test_mapped_and_resident_trainings_have_the_same_history(tmp_path: Path, option: dict[str, float]) -> None:
+def test_batches_are_gathered_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = ragged_clips(tmp_path, "hdf5", "float16", fits=False)
+    gathered: list[int] = []
+    plain = ClipTensors.batch
+    monkeypatch.setattr(ClipTensors, "batch", lambda self, rows: (gathered.append(len(rows)), plain(self, rows))[1])
+    batches = BatchList(clips, torch.arange(40), 16)
+    assert (len(batches), gathered) == (3, [])
+    assert torch.equal(batches[1].tokens["video"], plain(clips, torch.arange(16, 32)).tokens["video"])
+    assert (sum(len(each.labels) for each in batches), gathered) == (40, [16, 16, 16, 8])
+    assert not BatchList(clips, torch.arange(0), 16)
+
+
+@pytest.mark.parametrize(
+    ("head", "option"),
+    [
+        ("cross_modal_token_fusion", {}),
+        ("gated", {"max_tokens": 3}),
+        ("gated", {"mixup": 0.5, "token_dropout": 0.2}),
+        ("logistic", {}),
+    ],
+)
+def test_mapped_and_resident_trainings_have_the_same_history(
+    tmp_path: Path, head: str, option: dict[str, float]
+) -> None:
     cache = planted_cache(tmp_path / "features", missing=0.2)
     config = replace(QUICK, **option)  # type: ignore[arg-type]
-    resident = train_head(cache, "gesture", seeds=1, config=config, runs=tmp_path / "runs")
-    mapped = train_head(cache, "gesture", seeds=1, config=replace(config, residency="mapped"), runs=tmp_path / "runs")
+    resident, mapped = (
+        train_head(cache, "gesture", head=head, seeds=1, config=replace(config, residency=kind), runs=tmp_path / "runs")
+        for kind in ("auto", "mapped")
+    )
     assert (resident.config["residency"], mapped.config["residency"]) == ("device", "mapped")
     for file in ("history.csv", "predictions.csv", "head-seed0.safetensors"):
         assert (resident.path / file).read_bytes() == (mapped.path / file).read_bytes(), file
