@@ -38,6 +38,17 @@ if TYPE_CHECKING:
     from mgcli.cache.maintain import CompactReport, GarbageReport, collect_garbage, compact, remove_feature_set
     from mgcli.cache.merge import MergeReport, merge_cache
     from mgcli.cache.named import named_class
+    from mgcli.cache.page import (
+        Page,
+        PageError,
+        Section,
+        html_data,
+        html_details,
+        html_figure,
+        html_table,
+        html_warnings,
+        page_text,
+    )
     from mgcli.cache.plain_pickle import read_plain_pickle
     from mgcli.cache.progress import Progress, warn
     from mgcli.cache.project import Project, load_project, write_project
@@ -81,10 +92,13 @@ __all__ = [
     "MgcliError",
     "NonFiniteTokensError",
     "Overlap",
+    "Page",
+    "PageError",
     "Progress",
     "Project",
     "ProjectError",
     "Protocol",
+    "Section",
     "ShareReport",
     "TokenGrid",
     "VerifyReport",
@@ -103,6 +117,11 @@ __all__ = [
     "explain_clip",
     "export_features",
     "find_leakage",
+    "html_data",
+    "html_details",
+    "html_figure",
+    "html_table",
+    "html_warnings",
     "import_features",
     "import_share",
     "is_share",
@@ -113,6 +132,7 @@ __all__ = [
     "merge_cache",
     "named_class",
     "open_cache",
+    "page_text",
     "read_clip_table",
     "read_plain_pickle",
     "remove_feature_set",
@@ -143,6 +163,7 @@ __getattr__ = lazy_names(
         "importing_share": "ShareReport import_share",
         "exchange_share": "is_share",
         "named": "named_class",
+        "page": "Page PageError Section html_data html_details html_figure html_table html_warnings page_text",
         "plain_pickle": "read_plain_pickle",
         "progress": "Progress warn",
         "project": "Project load_project write_project",
