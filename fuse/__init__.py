@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mgcli.fuse.head import HEADS, FusionHead, HeadConfig, HeadError, HeadOutput, create_head
     from mgcli.fuse.paired import compare_runs
     from mgcli.fuse.predict import Evaluation, evaluate_run, mean_predictions, predict_run
+    from mgcli.fuse.report import Report, write_report
     from mgcli.fuse.reproduce import Reproduction, reproduce_run
     from mgcli.fuse.run import Run, RunError, results_table
     from mgcli.fuse.score_table import ScoreError
@@ -34,6 +35,7 @@ __all__ = [
     "HeadConfig",
     "HeadError",
     "HeadOutput",
+    "Report",
     "Reproduction",
     "Run",
     "RunError",
@@ -59,6 +61,7 @@ __all__ = [
     "settings_of",
     "submit_runs",
     "train_head",
+    "write_report",
 ]
 
 __getattr__ = lazy_names(
@@ -71,6 +74,7 @@ __getattr__ = lazy_names(
         "head": "HEADS FusionHead HeadConfig HeadError HeadOutput create_head",
         "paired": "compare_runs",
         "predict": "Evaluation evaluate_run mean_predictions predict_run",
+        "report": "Report write_report",
         "reproduce": "Reproduction reproduce_run",
         "run": "Run RunError results_table",
         "score_table": "ScoreError",
