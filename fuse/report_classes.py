@@ -125,7 +125,7 @@ def _matrix(
         "hoverinfo": "text",
         "hovertext": texts,
         "colorbar": {
-            "title": {"text": "% of the true class", "side": "right"},
+            "title": {"text": "% of the true class", "side": "right", "font": {"size": 13}},
             "thickness": 12,
             "len": 0.8,
             "outlinewidth": 0,

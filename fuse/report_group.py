@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup
 
@@ -11,6 +12,8 @@ from mgcli.cache import MgcliError, Section, class_name
 from mgcli.fuse.run import Run
 from mgcli.fuse.score_table import UNKNOWN, ScoreTable, run_scores
 from mgcli.fuse.task import TASKS
+
+_NOT_A_CHOICE = {"fold", "split_seed", "device", "allow_leakage", "allow_unseen_classes"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,11 +103,31 @@ def _group(key: str, title: str, runs: list[Run]) -> RunGroup:
     return RunGroup(key=key, title=title, runs=runs, names=_names(runs), split=split, scores=scores, faults=faults)
 
 
+def varied_options(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """Settings of training and head that are not the same in all runs: name -> its value in each."""
+    options = [_options(run) for run in runs]
+    names = dict.fromkeys(name for each in options for name in each)
+    values = {name: [str(each.get(name, "-")) for each in options] for name in names}
+    return {name: found for name, found in values.items() if len(set(found)) > 1}
+
+
+def _options(run: Run) -> dict[str, Any]:
+    config = run.config.get("config", {})
+    training = {key: value for key, value in config.items() if not isinstance(value, dict)}
+    return {key: value for key, value in {**training, **config.get("head", {})}.items() if key not in _NOT_A_CHOICE}
+
+
 def _names(runs: Sequence[Run]) -> list[str]:
-    """The shortest name of each run that no other has: its head, with modalities, or its folder."""
-    choices = [[run.label, f"{run.label} ({'+'.join(run.modalities)})", run.name, str(run.path)] for run in runs]
+    """The shortest name of each run that no other has: its head, with modalities, with options, or its folder."""
+    varied = varied_options(runs)
+    choices = []
+    for place, run in enumerate(runs):
+        modalities = "+".join(run.modalities)
+        options = ", ".join(f"{name}={values[place]}" for name, values in varied.items())
+        with_options = [f"{run.label} ({options})", f"{run.label} ({modalities}, {options})"]
+        choices.append([run.label, f"{run.label} ({modalities})", *with_options, run.name, str(run.path)])
     names = []
     for own in choices:
         others = [each for each in choices if each is not own]
-        names.append(next((own[i] for i in range(4) if all(own[i] != each[i] for each in others)), own[3]))
+        names.append(next((name for i, name in enumerate(own) if all(name != each[i] for each in others)), own[-1]))
     return names

@@ -228,6 +228,29 @@ def many_classes(folder: Path, num_classes: int, num_clips: int) -> Path:
     return folder
 
 
+def test_a_grid_has_a_map_of_its_validation_scores(tmp_path: Path) -> None:
+    runs, scores = [], {}
+    for head in ("concat", "mult"):
+        for width in (128, 64):
+            folder = many_classes(tmp_path / f"{head}-{width}", 3, 30)
+            config = json.loads((folder / "config.json").read_text())
+            config |= {"head": head, "label": head, "config": {"epochs": 9, "head": {"width": width}}}
+            (folder / "config.json").write_text(json.dumps(config))
+            results = json.loads((folder / "metrics.json").read_text())
+            scores[head, width] = 0.5 + len(runs) / 10
+            results["metrics"]["val"] = {"top1": {"mean": scores[head, width], "std": 0.0, "values": [0.5]}}
+            (folder / "metrics.json").write_text(json.dumps(results))
+            runs.append(folder)
+    write_report(runs, tmp_path / "report.html")
+    (trace,) = figures_of((tmp_path / "report.html").read_text())["gesture-grid"]["data"]  # type: ignore[misc]
+    assert (trace["y"], trace["x"]) == (["concat", "mult"], ["width=64", "width=128"])
+    assert trace["z"] == [[100 * scores[head, width] for width in (64, 128)] for head in ("concat", "mult")]
+    (group,) = group_runs([Run.load(run) for run in runs])
+    assert group.names[0] == "concat (width=128)"
+    write_report(runs[:3], tmp_path / "report.html")
+    assert "gesture-grid" not in figures_of((tmp_path / "report.html").read_text())
+
+
 def test_a_thousand_classes_are_listed_by_their_confusions(tmp_path: Path) -> None:
     run = many_classes(tmp_path / "run", 1000, 500)
     report = write_report([run], tmp_path / "report.html")
@@ -261,6 +284,7 @@ def test_everyone_can_use_the_report(copied: Path, theme: str) -> None:
         page = browser.page
         page.wait_for_selector("html[data-figures=drawn]", state="attached")
         assert page.locator(".plot .main-svg").count() >= page.locator(".plot").count() == len(FIGURES)
+        assert page.evaluate("performance.getEntriesByType('paint')[0].startTime") < 3000
         assert page.locator("img").count() == 0
         assert "<img src=x" in page.locator("#gesture-confusion-plot").text_content()
         assert serious_faults(page) == []
