@@ -6,7 +6,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,7 @@ from mgcli.cache.console import (
     JsonOption,
     ProtocolOption,
     make_project_cache,
+    open_project_cache,
     print_result,
     project_with,
     say,
@@ -32,6 +33,9 @@ from mgcli.extract.commands_catalogue import app as catalogue_app
 from mgcli.fuse.commands import app as fuse_app
 from mgcli.fuse.commands_bench import bench_app as fuse_bench_app
 from mgcli.fuse.commands_search import app as fuse_search_app
+
+if TYPE_CHECKING:
+    from mgcli.cache import FeatureCache
 
 app = typer.Typer(
     name="mgcli",
@@ -89,7 +93,7 @@ def demo(
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each head.")] = 3,
     as_json: JsonOption = False,
 ) -> None:
-    """The main job end to end, offline: make a small data set, extract, train both tasks, print the tables."""
+    """The main job end to end, offline: a small data set, extraction, both tasks, tables, a report."""
     from mgcli.cache import Project, write_project
     from mgcli.extract import (
         DEMO_POSE_SETTINGS,
@@ -100,7 +104,7 @@ def demo(
         train_pose_backbone,
         weights_are_here,
     )
-    from mgcli.fuse import compare_heads, compare_runs, make_config, results_table
+    from mgcli.fuse import compare_heads, compare_runs, make_config, results_table, write_report
 
     started = time.monotonic()
     project = Project(
@@ -145,16 +149,54 @@ def demo(
         say(report.summary())
         if report.failed:
             raise typer.Exit(EXIT_SOME_FAILED)
-    tasks = {}
+    tasks, trained = {}, []
     config = make_config({"min_steps": 250})  # half the usual: the planted signs are plain
     for task in ("gesture", "emotion"):
         runs = compare_heads(cache, task, seeds=seeds, runs=project.runs, notes=["synthetic data"], config=config)
+        trained += [runs[-1], *runs[:-1]]
         tasks[task] = {run.label: run.metrics["test"]["top1"]["mean"] for run in runs}
         typer.echo(f"{results_table(runs)}\n\n{compare_runs(runs[-1], runs[:-1]).text()}\n", err=as_json)
+    page = write_report(trained, folder / "report.html", cache=cache)
+    say(page.summary())
     seconds = round(time.monotonic() - started, 1)
     result = {"tasks": tasks, "pose_streams": pose.scores, "seconds": seconds, "weights": used, "data": "synthetic"}
+    result["report"] = str(page.out)
     done = f"{note}\ndone in {seconds:.0f} s; go on with: cd {folder} && mgcli fuse-train --task emotion"
     print_result(result, done, as_json)
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="Run folders; the first of each task is looked at closely, the others are compared with it.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="HTML file to write; an older page there is replaced.")] = Path(
+        "report.html"
+    ),
+    cache: CacheOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write one HTML page of some runs: data, scores, figures and clips to look at; it opens without a network."""
+    from mgcli.fuse import write_report
+
+    written = write_report(runs, out, cache=_cache_or_why_not(cache), say=say)
+    print_result(written.to_json(), written.summary(), as_json)
+
+
+def _cache_or_why_not(cache: Path | None) -> FeatureCache | str:
+    """The cache of the flag or the project; where the flag named none, a report can do without."""
+    from mgcli.cache import CacheError
+
+    try:
+        return open_project_cache(project_with(cache=cache).cache)
+    except CacheError as error:
+        if cache is not None:
+            raise
+        return str(error)
 
 
 app.add_typer(extract_app)

@@ -38,6 +38,18 @@ if TYPE_CHECKING:
     from mgcli.cache.maintain import CompactReport, GarbageReport, collect_garbage, compact, remove_feature_set
     from mgcli.cache.merge import MergeReport, merge_cache
     from mgcli.cache.named import named_class
+    from mgcli.cache.page import (
+        Page,
+        PageError,
+        Section,
+        expect_page_place,
+        html_data,
+        html_details,
+        html_figure,
+        html_table,
+        html_warnings,
+        page_text,
+    )
     from mgcli.cache.plain_pickle import read_plain_pickle
     from mgcli.cache.progress import Progress, warn
     from mgcli.cache.project import Project, load_project, write_project
@@ -83,10 +95,13 @@ __all__ = [
     "MgcliError",
     "NonFiniteTokensError",
     "Overlap",
+    "Page",
+    "PageError",
     "Progress",
     "Project",
     "ProjectError",
     "Protocol",
+    "Section",
     "ShareReport",
     "TokenGrid",
     "VerifyReport",
@@ -102,9 +117,15 @@ __all__ = [
     "derive_layout",
     "describe_clips",
     "draw_validation",
+    "expect_page_place",
     "explain_clip",
     "export_features",
     "find_leakage",
+    "html_data",
+    "html_details",
+    "html_figure",
+    "html_table",
+    "html_warnings",
     "import_features",
     "import_share",
     "is_share",
@@ -115,6 +136,7 @@ __all__ = [
     "merge_cache",
     "named_class",
     "open_cache",
+    "page_text",
     "read_clip_table",
     "read_plain_pickle",
     "remove_feature_set",
@@ -147,6 +169,8 @@ __getattr__ = lazy_names(
         "importing_share": "ShareReport import_share",
         "exchange_share": "is_share",
         "named": "named_class",
+        "page": "Page PageError Section expect_page_place html_data html_details html_figure html_table html_warnings "
+        "page_text",
         "plain_pickle": "read_plain_pickle",
         "progress": "Progress warn",
         "project": "Project load_project write_project",

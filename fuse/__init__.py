@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mgcli.fuse.head import HEADS, FusionHead, HeadConfig, HeadError, HeadOutput, create_head
     from mgcli.fuse.paired import compare_runs
     from mgcli.fuse.predict import Evaluation, evaluate_run, mean_predictions, predict_run
+    from mgcli.fuse.report import Report, write_report
     from mgcli.fuse.reproduce import Reproduction, reproduce_run
     from mgcli.fuse.run import Run, RunError, results_table
     from mgcli.fuse.score_table import ScoreError
@@ -38,6 +39,7 @@ __all__ = [
     "HeadConfig",
     "HeadError",
     "HeadOutput",
+    "Report",
     "Reproduction",
     "Run",
     "RunError",
@@ -66,6 +68,7 @@ __all__ = [
     "submit_runs",
     "threshold_for",
     "train_head",
+    "write_report",
 ]
 
 __getattr__ = lazy_names(
@@ -80,6 +83,7 @@ __getattr__ = lazy_names(
         "head": "HEADS FusionHead HeadConfig HeadError HeadOutput create_head",
         "paired": "compare_runs",
         "predict": "Evaluation evaluate_run mean_predictions predict_run",
+        "report": "Report write_report",
         "reproduce": "Reproduction reproduce_run",
         "run": "Run RunError results_table",
         "score_table": "ScoreError",

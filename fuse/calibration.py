@@ -28,11 +28,22 @@ def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
         labels: (n,) int.
         probabilities: (n, K).
     """
+    _, confidence, right = reliability(labels, probabilities)
+    return float(np.abs(right - confidence).sum() / len(labels))
+
+
+def reliability(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Clips, sum of their confidences, and right answers in each bin of confidence, (NUM_BINS,) each.
+
+    Args:
+        labels: (n,) int.
+        probabilities: (n, K).
+    """
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
     bins = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
-    gap = np.bincount(bins, weights=right - confidence, minlength=NUM_BINS)
-    return float(np.abs(gap).sum() / len(labels))
+    count, sums, hits = (np.bincount(bins, weights=w, minlength=NUM_BINS) for w in (None, confidence, right))
+    return count, sums, hits
 
 
 def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:

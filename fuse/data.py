@@ -127,6 +127,12 @@ class ClipTensors:
         }
         return ClipTensors(kept, self.labels[index], self.max_tokens)
 
+    def without(self, modality: str) -> ClipTensors:
+        """The same clips, as if none had a token of the modality."""
+        each = self.modalities[modality]
+        hidden = replace(each, count=torch.zeros_like(each.count))
+        return ClipTensors({**self.modalities, modality: hidden}, self.labels, self.max_tokens)
+
     def to(self, device: torch.device) -> ClipTensors:
         """The same clips on another device."""
         moved = {name: each.to(device) for name, each in self.modalities.items()}

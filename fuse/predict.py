@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 
 from mgcli.cache import CacheError, FeatureCache, FeatureSet, find_leakage, open_cache, warn
 from mgcli.fuse.calibration import with_temperature
-from mgcli.fuse.head import HeadConfig, create_head
+from mgcli.fuse.head import FusionHead, HeadConfig, create_head
 from mgcli.fuse.loop import predict_probabilities
 from mgcli.fuse.metrics import over_seeds, scores, subject_intervals
 from mgcli.fuse.run import Run, RunError, group_rows, scores_table
@@ -220,10 +220,30 @@ def _predict(
     labelled: bool,
 ) -> tuple[Selection, list[np.ndarray]]:
     """The clips, and (n, K) probabilities from each seed."""
-    config = run.config
     if run.is_ensemble:
         raise RunError(f"{run.path} is an ensemble and has no weights of its own; its scores are in predictions.csv")
-    selection = select_for_prediction(
+    selection = select_for_run(run, cache, table, split, warn, labelled=labelled)
+    rows = torch.arange(len(selection.table))
+    return selection, [predict_probabilities(head, selection.tensors, rows) for head in trained_heads(run)]
+
+
+def select_for_run(
+    run: Run,
+    cache: FeatureCache,
+    table: pd.DataFrame,
+    split: str | None,
+    warn: Callable[[str], None],
+    *,
+    labelled: bool,
+) -> Selection:
+    """The clips of a table as the run sees them, with their tokens.
+
+    Raises:
+        RunError: the cache lacks a feature set of the run.
+        SelectionError: no clip is left.
+    """
+    config = run.config
+    return select_for_prediction(
         table,
         config["task"],
         run_feature_sets(run, cache),
@@ -235,8 +255,15 @@ def _predict(
         in_folds=config["config"].get("folds", 0) > 0,
         warn=warn,
     )
-    rows = torch.arange(len(selection.table))
-    probabilities = []
+
+
+def trained_heads(run: Run) -> Iterator[FusionHead]:
+    """The run's head with the weights of each seed in turn.
+
+    Raises:
+        RunError: a checkpoint is missing, damaged, or of another head.
+    """
+    config = run.config
     for seed in config["seeds"]:
         with torch.random.fork_rng(devices=()):  # the fresh weights are replaced: leave the caller's chance alone
             head = create_head(
@@ -252,8 +279,7 @@ def _predict(
             raise RunError(
                 f"the weights of seed {seed} in {run.path} do not fit head {config['head']!r}: {first}"
             ) from None
-        probabilities.append(predict_probabilities(head, selection.tensors, rows))
-    return selection, probabilities
+        yield head
 
 
 def run_feature_sets(run: Run, cache: FeatureCache) -> dict[str, FeatureSet]:
