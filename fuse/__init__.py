@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from mgcli.cache import lazy_names
 
 if TYPE_CHECKING:
+    from mgcli.fuse.attention import ClipAttention, RunAttention, run_attention
     from mgcli.fuse.compare import compare_heads, describe_heads
     from mgcli.fuse.ensemble import Ensemble, EnsembleError, make_ensemble
     from mgcli.fuse.folds import FoldError
@@ -25,6 +26,7 @@ __all__ = [
     "HEADS",
     "SUBMISSION_FORMS",
     "TASKS",
+    "ClipAttention",
     "Ensemble",
     "EnsembleError",
     "Evaluation",
@@ -36,6 +38,7 @@ __all__ = [
     "HeadOutput",
     "Reproduction",
     "Run",
+    "RunAttention",
     "RunError",
     "ScoreError",
     "SelectionError",
@@ -56,6 +59,7 @@ __all__ = [
     "predict_run",
     "reproduce_run",
     "results_table",
+    "run_attention",
     "settings_of",
     "submit_runs",
     "train_head",
@@ -64,6 +68,7 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {  # module -> public names in it
+        "attention": "ClipAttention RunAttention run_attention",
         "compare": "compare_heads describe_heads",
         "ensemble": "Ensemble EnsembleError make_ensemble",
         "folds": "FoldError",
