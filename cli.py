@@ -6,7 +6,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,7 @@ from mgcli.cache.console import (
     JsonOption,
     ProtocolOption,
     make_project_cache,
+    open_project_cache,
     print_result,
     project_with,
     say,
@@ -31,6 +32,12 @@ from mgcli.extract.commands_bench import bench_app as extract_bench_app
 from mgcli.extract.commands_catalogue import app as catalogue_app
 from mgcli.fuse.commands import app as fuse_app
 from mgcli.fuse.commands_search import app as fuse_search_app
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mgcli.cache import FeatureCache
+    from mgcli.extract import ViewedClip
 
 app = typer.Typer(
     name="mgcli",
@@ -168,6 +175,75 @@ bench_app = typer.Typer(
 bench_app.add_typer(cache_bench_app)
 bench_app.add_typer(extract_bench_app)
 app.add_typer(bench_app, name="bench")
+
+
+@app.command()
+def view(
+    clip_id: Annotated[str, typer.Argument(help="The clip, as the clip table names it.")],
+    run: Annotated[Path | None, typer.Option(help="A run's folder: show what its head attends to and answers.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the run's trainings; default its first.")] = None,
+    out: Annotated[Path | None, typer.Option(help="HTML file to write; default CLIP_ID.html.")] = None,
+    clips: ClipsOption = None,
+    cache: CacheOption = None,
+    protocol: ProtocolOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """One clip as a page that opens anywhere: frames, skeleton, face, cached tokens, and what a head attends to."""
+    from urllib.parse import quote
+
+    from mgcli.cache import MgcliError, Page, find_clip
+    from mgcli.extract import load_project_clips, viewer_section
+    from mgcli.fuse.commands import training_clips
+
+    project = project_with(cache=cache)
+    opened, missing = None, ""
+    try:
+        opened = open_project_cache(project.cache)
+        table = training_clips(opened, project, clips, protocol)
+    except MgcliError as error:  # before the first extraction there is no cache, or no clip table in it
+        if run is not None or cache is not None:
+            raise
+        missing = str(error)
+        table, _ = load_project_clips(project_with(clips=clips, protocol=protocol))
+    row = find_clip(table, clip_id)
+    (viewed,) = view_clips(opened, table, [row["clip_id"]], run=run, seed=seed)
+    page = Page(
+        title=f"Clip {clip_id}",
+        lead=f"Written by mgcli view{f' with {run.name}' if run else ''}.",
+        sections=[viewer_section([viewed], title="What was cached, and what it looks like")],
+        warnings=[missing] if missing else [],
+    )
+    out = out or Path(f"{quote(clip_id, safe=' ')}.html")
+    page.write(out)
+    print_result({"page": str(out)} | viewed.to_json(), f"{viewed.summary()}\nwrote {out}", as_json)
+
+
+def view_clips(
+    cache: FeatureCache | None, table: pd.DataFrame, clip_ids: list[str], *, run: Path | None, seed: int | None
+) -> list[ViewedClip]:
+    """Clips with what a run's head makes of them: what the two stages give, brought together."""
+    from mgcli.cache import class_name, find_clip
+    from mgcli.extract import Answer, look_at_clip
+
+    answers = {}
+    if run is not None and cache is not None:
+        from mgcli.fuse import run_attention  # torch takes its time
+
+        found = run_attention(run, cache, clip_ids, seed=seed, clips=table)
+        for warning in found.warnings:
+            say(f"warning: {warning}")
+        answers = {
+            clip_id: Answer(
+                head=found.head,
+                seed=found.seed,
+                how=found.how,
+                true=class_name(each.true, found.protocol) if each.true else "",
+                probabilities={class_name(name, found.protocol): p for name, p in each.probabilities.items()},
+                attention={found.feature_sets[modality]: shares for modality, shares in each.tokens.items()},
+            )
+            for clip_id, each in found.clips.items()
+        }
+    return [look_at_clip(cache, find_clip(table, clip_id), answers.get(clip_id)) for clip_id in clip_ids]
 
 
 @cache_app.command("import")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         clip_table_csv,
         describe_clips,
         draw_validation,
+        find_clip,
         label_classes,
         read_clip_table,
     )
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from mgcli.cache.store import FeatureCache, open_cache
     from mgcli.cache.text_table import align_columns
     from mgcli.cache.token_grid import TokenGrid
+    from mgcli.cache.token_trace import CLASS_TOKEN, AbsentTokens, TokenTrace, trace_clip
     from mgcli.cache.verify import VerifyReport, verify_cache
     from mgcli.cache.writer import FeatureWriter
 
@@ -65,6 +67,7 @@ __all__ = [
     "CLASS_GROUPS",
     "CLASS_GROUP_NAMES",
     "CLASS_NAMES",
+    "CLASS_TOKEN",
     "EMOTION_CLASSES",
     "GRID_KEY",
     "LAYOUTS_KEY",
@@ -72,6 +75,7 @@ __all__ = [
     "PROTOCOLS",
     "SPLITS",
     "TASKS",
+    "AbsentTokens",
     "CacheError",
     "ClipSelection",
     "ClipTableError",
@@ -101,6 +105,7 @@ __all__ = [
     "Section",
     "ShareReport",
     "TokenGrid",
+    "TokenTrace",
     "VerifyReport",
     "align_columns",
     "check_clip_table",
@@ -116,6 +121,7 @@ __all__ = [
     "draw_validation",
     "explain_clip",
     "export_features",
+    "find_clip",
     "find_leakage",
     "html_data",
     "html_details",
@@ -137,6 +143,7 @@ __all__ = [
     "read_plain_pickle",
     "remove_feature_set",
     "subjects_are_known",
+    "trace_clip",
     "verify_cache",
     "warn",
     "write_project",
@@ -148,7 +155,7 @@ __getattr__ = lazy_names(
     {  # module -> public names in it
         "class_groups": "CLASS_GROUP_NAMES class_group classes_by_group",
         "clips": "EMOTION_CLASSES SPLITS TASKS check_clip_table clip_table_csv describe_clips draw_validation "
-        "label_classes read_clip_table",
+        "find_clip label_classes read_clip_table",
         "derive": "GRID_KEY LAYOUTS_KEY DeriveReport derive_layout",
         "durable": "committed_file writing",
         "errors": "CacheError ClipTableError LeakageError MgcliError NonFiniteTokensError ProjectError",
@@ -174,6 +181,7 @@ __getattr__ = lazy_names(
         "verify": "VerifyReport verify_cache",
         "text_table": "align_columns",
         "token_grid": "TokenGrid",
+        "token_trace": "CLASS_TOKEN AbsentTokens TokenTrace trace_clip",
         "writer": "FeatureWriter",
     },
 )

@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from mgcli.extract.train_pose_clips import BackboneTrainError
     from mgcli.extract.video import DecodePlan, VideoError, VideoIndex, index_video, plan_decode
     from mgcli.extract.video_decode import DecodeCount, decode_frames
+    from mgcli.extract.view_clip import ClipView, view_clip
+    from mgcli.extract.view_joined import Answer, ViewedClip, look_at_clip
+    from mgcli.extract.viewer import viewer_section
     from mgcli.extract.weights import PublishedWeights, download_weights, weights_folders
     from mgcli.extract.weights_checkpoint import WeightsError, read_provenance
     from mgcli.extract.weights_import import ImportedWeights, import_weights
@@ -57,11 +60,13 @@ __all__ = [
     "ENGINES",
     "LAYOUTS",
     "MODALITIES",
+    "Answer",
     "Backbone",
     "BackboneError",
     "BackboneTrainError",
     "BenchReport",
     "CheckReport",
+    "ClipView",
     "DatasetError",
     "DatasetProtocol",
     "DecodeCount",
@@ -90,6 +95,7 @@ __all__ = [
     "SkeletonError",
     "VideoError",
     "VideoIndex",
+    "ViewedClip",
     "WeightsError",
     "add_sources",
     "align_face",
@@ -113,6 +119,7 @@ __all__ = [
     "joint_layout",
     "load_dataset",
     "load_project_clips",
+    "look_at_clip",
     "make_demo",
     "plan_decode",
     "pose_labels",
@@ -121,6 +128,8 @@ __all__ = [
     "read_skeleton",
     "table_notes",
     "train_pose_backbone",
+    "view_clip",
+    "viewer_section",
     "weights_are_here",
     "weights_folders",
 ]
@@ -152,6 +161,9 @@ __getattr__ = lazy_names(
         "train_pose_clips": "BackboneTrainError",
         "video": "DecodePlan VideoError VideoIndex index_video plan_decode",
         "video_decode": "DecodeCount decode_frames",
+        "view_clip": "ClipView view_clip",
+        "view_joined": "Answer ViewedClip look_at_clip",
+        "viewer": "viewer_section",
         "weights": "PublishedWeights download_weights weights_folders",
         "weights_checkpoint": "WeightsError read_provenance",
         "weights_import": "ImportedWeights import_weights",
