@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,8 +37,9 @@ from mgcli.fuse.commands_search import app as fuse_search_app
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mgcli.cache import FeatureCache
+    from mgcli.cache import FeatureCache, Section
     from mgcli.extract import ViewedClip
+    from mgcli.fuse import Run
 
 app = typer.Typer(
     name="mgcli",
@@ -46,6 +48,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+DEMO_CLIPS = 3  # of each task that the demo's report shows
 _DEMO_FOLDERS: dict[str, Any] = {
     "root": Path("data"),
     "cache": Path("features"),
@@ -95,7 +98,7 @@ def demo(
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each head.")] = 3,
     as_json: JsonOption = False,
 ) -> None:
-    """The main job end to end, offline: make a small data set, extract, train both tasks, print the tables."""
+    """The main job end to end, offline: a small data set, extraction, both tasks, tables, a report."""
     from mgcli.cache import Project, write_project
     from mgcli.extract import (
         DEMO_POSE_SETTINGS,
@@ -106,7 +109,7 @@ def demo(
         train_pose_backbone,
         weights_are_here,
     )
-    from mgcli.fuse import compare_heads, compare_runs, make_config, results_table
+    from mgcli.fuse import compare_heads, compare_runs, make_config, results_table, write_report
 
     started = time.monotonic()
     project = Project(
@@ -151,30 +154,51 @@ def demo(
         say(report.summary())
         if report.failed:
             raise typer.Exit(EXIT_SOME_FAILED)
-    tasks = {}
+    tasks, trained = {}, []
     config = make_config({"min_steps": 250})  # half the usual: the planted signs are plain
     for task in ("gesture", "emotion"):
         runs = compare_heads(cache, task, seeds=seeds, runs=project.runs, notes=["synthetic data"], config=config)
+        trained += [runs[-1], *runs[:-1]]
         tasks[task] = {run.label: run.metrics["test"]["top1"]["mean"] for run in runs}
         typer.echo(f"{results_table(runs)}\n\n{compare_runs(runs[-1], runs[:-1]).text()}\n", err=as_json)
+    viewer = viewer_sections(trained, cache, number=DEMO_CLIPS)
+    page = write_report(trained, folder / "report.html", cache=cache, viewer=viewer)
+    say(page.summary())
     seconds = round(time.monotonic() - started, 1)
     result = {"tasks": tasks, "pose_streams": pose.scores, "seconds": seconds, "weights": used, "data": "synthetic"}
+    result["report"] = str(page.out)
     done = f"{note}\ndone in {seconds:.0f} s; go on with: cd {folder} && mgcli fuse-train --task emotion"
     print_result(result, done, as_json)
 
 
-app.add_typer(extract_app)
-app.add_typer(catalogue_app)
-app.add_typer(fuse_app)
-app.add_typer(fuse_search_app)
-cache_app.add_typer(extract_cache_app)
-app.add_typer(cache_app, name="cache")
-bench_app = typer.Typer(
-    help="How fast this machine is, against plain references in the same run.", no_args_is_help=True
-)
-bench_app.add_typer(cache_bench_app)
-bench_app.add_typer(extract_bench_app)
-app.add_typer(bench_app, name="bench")
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="Run folders; the first of each task is looked at closely, the others are compared with it.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="HTML file to write; an older page there is replaced.")] = Path(
+        "report.html"
+    ),
+    num_clips: Annotated[
+        int, typer.Option("--clips", min=0, max=200, help="Clips of each task with frames and attention; 0 for none.")
+    ] = 4,
+    clip: Annotated[
+        list[str] | None, typer.Option(help="A clip to show so, by its id; repeat. Without it, the surest answers.")
+    ] = None,
+    cache: CacheOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write one HTML page of some runs: data, scores, figures and clips to look at; it opens without a network."""
+    from mgcli.fuse import Run, write_report
+
+    opened, loaded = _cache_or_why_not(cache), [Run.load(run) for run in runs]
+    viewer = viewer_sections(loaded, opened, number=num_clips, clip_ids=clip or [])
+    written = write_report(loaded, out, cache=opened, viewer=viewer, say=say)
+    print_result(written.to_json(), written.summary(), as_json)
 
 
 @app.command()
@@ -244,6 +268,61 @@ def view_clips(
             for clip_id, each in found.clips.items()
         }
     return [look_at_clip(cache, find_clip(table, clip_id), answers.get(clip_id)) for clip_id in clip_ids]
+
+
+def viewer_sections(
+    runs: Sequence[Run], cache: FeatureCache | str, *, number: int, clip_ids: Sequence[str] = ()
+) -> list[Section]:
+    """For the first run of each task: clips that tell much of it, or the given ones, with what its head attends to."""
+    from mgcli.cache import MgcliError, find_clip
+    from mgcli.extract import viewer_section
+    from mgcli.fuse import telling_clips
+
+    first = {run.config["task"]: run for run in reversed(runs)}
+    sections = []
+    for task, run in reversed(first.items()):
+        if isinstance(cache, str) or (number == 0 and not clip_ids):
+            continue
+        about = f"By {run.label}, seed {run.config['seeds'][0]}." if run.config["seeds"] else ""
+        table = cache.read_clips(run.protocol)
+        known = set(table["clip_id"])
+        chosen = [find_clip(table, each)["clip_id"] for each in clip_ids if each in known or len(first) == 1]
+        chosen = chosen or [each for each in telling_clips(run, number) if each in known]
+        try:
+            viewed = view_clips(cache, table, chosen, run=run.path, seed=None)
+        except MgcliError as error:  # the page is worth having without
+            about = f"Without attention: {error}"
+            viewed = view_clips(cache, table, chosen, run=None, seed=None)
+        if viewed:
+            title = "Clips to look at" if len(first) == 1 else f"{task.capitalize()}: clips to look at"
+            sections.append(viewer_section(viewed, anchor=f"viewer-{task}", title=title, about=about))
+    return sections
+
+
+def _cache_or_why_not(cache: Path | None) -> FeatureCache | str:
+    """The cache of the flag or the project; where the flag named none, a report can do without."""
+    from mgcli.cache import CacheError
+
+    try:
+        return open_project_cache(project_with(cache=cache).cache)
+    except CacheError as error:
+        if cache is not None:
+            raise
+        return str(error)
+
+
+app.add_typer(extract_app)
+app.add_typer(catalogue_app)
+app.add_typer(fuse_app)
+app.add_typer(fuse_search_app)
+cache_app.add_typer(extract_cache_app)
+app.add_typer(cache_app, name="cache")
+bench_app = typer.Typer(
+    help="How fast this machine is, against plain references in the same run.", no_args_is_help=True
+)
+bench_app.add_typer(cache_bench_app)
+bench_app.add_typer(extract_bench_app)
+app.add_typer(bench_app, name="bench")
 
 
 @cache_app.command("import")

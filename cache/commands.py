@@ -16,6 +16,7 @@ from mgcli.cache.console import (
     open_project_cache,
     parse_place,
     print_result,
+    say,
 )
 
 app = typer.Typer(help="Look after the feature cache.", no_args_is_help=True)
@@ -44,9 +45,21 @@ def list_sets(cache: CacheOption = None) -> None:
 
 
 @app.command()
-def info(cache: CacheOption = None, as_json: JsonOption = False) -> None:
+def info(
+    cache: CacheOption = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write a page too: specs side by side, failures by reason.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Show what the cache holds: clips, tokens, types, sizes."""
-    content = open_project_cache(cache).info()
+    opened = open_project_cache(cache)
+    if html is not None:
+        from mgcli.cache.info_page import cache_page
+
+        cache_page(opened).write(html)
+        say(f"wrote {html}; open it with any browser")
+    content = opened.info()
     print_result(content, _info_text(content), as_json)
 
 

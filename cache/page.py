@@ -20,7 +20,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from mgcli.cache.durable import committed_file, writing
 from mgcli.cache.errors import MgcliError
@@ -29,6 +29,7 @@ GENERATOR = '<meta name="generator" content="mgcli">'
 _HEAD_BYTES = 4096  # of a file, in which the line above stands if it is one of our pages
 _POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 _ANCHOR = re.compile(r"[a-z][a-z0-9-]*")
+_SHORT = 32  # signs of a row's heading that stay on one line
 _NUMBER = re.compile(r"[-+−<]?[\d.,]+( ?%| ± .*| \[.*| [kMG]?B)?|-|")
 
 
@@ -120,9 +121,9 @@ def html_table(header: Sequence[object], rows: Iterable[Sequence[object]], *, ca
         rows: likewise; the first cell of a row is its heading.
         caption: what the table shows, for everyone and for screen readers.
     """
-    cells = [[escape(cell) for cell in row] for row in rows]
+    cells = [list(row) for row in rows]
     numeric = [
-        bool(cells) and all(_NUMBER.fullmatch(row[place]) for row in cells) for place in range(len(header))
+        bool(cells) and all(_NUMBER.fullmatch(str(row[place])) for row in cells) for place in range(len(header))
     ]  # by what the reader sees
     right = [Markup(' class="number"') if each else Markup("") for each in numeric]
     head = Markup("").join(
@@ -130,10 +131,11 @@ def html_table(header: Sequence[object], rows: Iterable[Sequence[object]], *, ca
     )
     lines = []
     for first, *others in cells:
+        heading = Markup(' class="short"') if not right[0] and len(str(first)) <= _SHORT else right[0]
         shown = Markup("").join(
             Markup("<td{}>{}</td>").format(side, cell) for side, cell in zip(right[1:], others, strict=True)
         )
-        lines.append(Markup('<tr><th scope="row"{}>{}</th>{}</tr>').format(right[0], first, shown))
+        lines.append(Markup('<tr><th scope="row"{}>{}</th>{}</tr>').format(heading, first, shown))
     return Markup(
         '<div class="scroll" role="region" tabindex="0" aria-label="{caption}"><table><caption>{caption}</caption>'
         "<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"

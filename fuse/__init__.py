@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from mgcli.cache import lazy_names
 
 if TYPE_CHECKING:
-    from mgcli.fuse.attention import ClipAttention, RunAttention, run_attention
+    from mgcli.fuse.attention import ClipAttention, RunAttention, run_attention, telling_clips
     from mgcli.fuse.compare import compare_heads, describe_heads
     from mgcli.fuse.ensemble import Ensemble, EnsembleError, make_ensemble
     from mgcli.fuse.folds import FoldError
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mgcli.fuse.head import HEADS, FusionHead, HeadConfig, HeadError, HeadOutput, create_head
     from mgcli.fuse.paired import compare_runs
     from mgcli.fuse.predict import Evaluation, evaluate_run, mean_predictions, predict_run
+    from mgcli.fuse.report import Report, write_report
     from mgcli.fuse.reproduce import Reproduction, reproduce_run
     from mgcli.fuse.run import Run, RunError, results_table
     from mgcli.fuse.score_table import ScoreError
@@ -36,6 +37,7 @@ __all__ = [
     "HeadConfig",
     "HeadError",
     "HeadOutput",
+    "Report",
     "Reproduction",
     "Run",
     "RunAttention",
@@ -62,13 +64,15 @@ __all__ = [
     "run_attention",
     "settings_of",
     "submit_runs",
+    "telling_clips",
     "train_head",
+    "write_report",
 ]
 
 __getattr__ = lazy_names(
     __name__,
     {  # module -> public names in it
-        "attention": "ClipAttention RunAttention run_attention",
+        "attention": "ClipAttention RunAttention run_attention telling_clips",
         "compare": "compare_heads describe_heads",
         "ensemble": "Ensemble EnsembleError make_ensemble",
         "folds": "FoldError",
@@ -76,6 +80,7 @@ __getattr__ = lazy_names(
         "head": "HEADS FusionHead HeadConfig HeadError HeadOutput create_head",
         "paired": "compare_runs",
         "predict": "Evaluation evaluate_run mean_predictions predict_run",
+        "report": "Report write_report",
         "reproduce": "Reproduction reproduce_run",
         "run": "Run RunError results_table",
         "score_table": "ScoreError",

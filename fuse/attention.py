@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,26 @@ def run_attention(
         clips=found,
         warnings=tuple(warnings),
     )
+
+
+def telling_clips(run: Run, number: int) -> list[str]:
+    """Clips that tell much of a run: in turn those that it is surest of and wrong, and surest of and right.
+
+    Args:
+        run: with its predictions of test clips, or without those of validation clips.
+        number: at most so many.
+
+    Raises:
+        RunError: the predictions cannot be read.
+    """
+    rows = run.predictions()
+    rows = rows[rows["split"] == ("test" if (rows["split"] == "test").any() else "val")]
+    rows = rows.assign(sure=rows[[f"p_{name}" for name in run.config["classes"]]].max(axis=1))
+    rows = rows[rows["seed"] == rows["seed"].iloc[0]] if len(rows) else rows
+    rows = rows[rows["true"] != ""].sort_values(["sure", "clip_id"], ascending=[False, True])
+    right = rows["true"] == rows["predicted"]
+    pairs = zip_longest(rows.loc[~right, "clip_id"], rows.loc[right, "clip_id"])
+    return [clip_id for pair in pairs for clip_id in pair if clip_id is not None][:number]
 
 
 @torch.inference_mode()

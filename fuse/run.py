@@ -32,7 +32,8 @@ from mgcli.fuse.calibration import calibration_text
 from mgcli.fuse.task import TASKS
 
 RUN_VERSION = 1
-_CONFIG, _METRICS, _PREDICTIONS, _HISTORY = "config.json", "metrics.json", "predictions.csv", "history.csv"
+HISTORY_FILE = "history.csv"
+_CONFIG, _METRICS, _PREDICTIONS = "config.json", "metrics.json", "predictions.csv"
 
 
 class RunError(MgcliError):
@@ -242,7 +243,7 @@ def write_stopped(
 
 
 def _write_training(folder: Path, history: pd.DataFrame, states: dict[int, dict[str, Tensor]]) -> None:
-    history.to_csv(folder / _HISTORY, index=False, float_format="%.6g")
+    history.to_csv(folder / HISTORY_FILE, index=False, float_format="%.6g")
     for seed, state in states.items():
         tensors = {name: value.contiguous().cpu() for name, value in state.items()}
         (folder / _checkpoint(seed)).write_bytes(save(tensors))  # save_file would make it readable to its owner only

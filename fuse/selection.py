@@ -195,11 +195,7 @@ def select_for_prediction(
     Raises:
         SelectionError: no clip is left, or a label is none of `classes`.
     """
-    if in_folds:
-        table = table.assign(split=table["split"].replace("val", "train"))
-    if val_subjects and not (table["split"] == "val").any():
-        held_back = (table["split"] == "train") & table["subject_id"].isin(val_subjects)
-        table = table.assign(split=table["split"].mask(held_back, "val"))
+    table = with_held_back(table, val_subjects, in_folds=in_folds)
     if split is not None:
         if split not in SPLITS:
             raise SelectionError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
@@ -217,6 +213,16 @@ def select_for_prediction(
             )
     table, tensors = _with_tokens(table, task, classes, feature_sets, max_tokens, warn)
     return Selection(table, tensors, classes, [], {})
+
+
+def with_held_back(table: pd.DataFrame, val_subjects: Sequence[str], *, in_folds: bool) -> pd.DataFrame:
+    """The clips with the validation split of a run that held back these training subjects."""
+    if in_folds:
+        table = table.assign(split=table["split"].replace("val", "train"))
+    if val_subjects and not (table["split"] == "val").any():
+        held_back = (table["split"] == "train") & table["subject_id"].isin(val_subjects)
+        table = table.assign(split=table["split"].mask(held_back, "val"))
+    return table
 
 
 def clip_list_hash(table: pd.DataFrame, task: str) -> str:
