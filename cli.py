@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,7 +36,11 @@ from mgcli.fuse.commands_bench import bench_app as fuse_bench_app
 from mgcli.fuse.commands_search import app as fuse_search_app
 
 if TYPE_CHECKING:
-    from mgcli.cache import FeatureCache
+    import pandas as pd
+
+    from mgcli.cache import FeatureCache, Section
+    from mgcli.extract import ViewedClip
+    from mgcli.fuse import Run
 
 app = typer.Typer(
     name="mgcli",
@@ -44,6 +49,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+DEMO_CLIPS = 3  # of each task that the demo's report shows
 _DEMO_FOLDERS: dict[str, Any] = {
     "root": Path("data"),
     "cache": Path("features"),
@@ -156,7 +162,8 @@ def demo(
         trained += [runs[-1], *runs[:-1]]
         tasks[task] = {run.label: run.metrics["test"]["top1"]["mean"] for run in runs}
         typer.echo(f"{results_table(runs)}\n\n{compare_runs(runs[-1], runs[:-1]).text()}\n", err=as_json)
-    page = write_report(trained, folder / "report.html", cache=cache)
+    viewer = viewer_sections(trained, cache, number=DEMO_CLIPS)
+    page = write_report(trained, folder / "report.html", cache=cache, viewer=viewer)
     say(page.summary())
     seconds = round(time.monotonic() - started, 1)
     result = {"tasks": tasks, "pose_streams": pose.scores, "seconds": seconds, "weights": used, "data": "synthetic"}
@@ -177,14 +184,120 @@ def report(
     out: Annotated[Path, typer.Option(help="HTML file to write; an older page there is replaced.")] = Path(
         "report.html"
     ),
+    num_clips: Annotated[
+        int, typer.Option("--clips", min=0, max=200, help="Clips of each task with frames and attention; 0 for none.")
+    ] = 4,
+    clip: Annotated[
+        list[str] | None, typer.Option(help="A clip to show so, by its id; repeat. Without it, the surest answers.")
+    ] = None,
     cache: CacheOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write one HTML page of some runs: data, scores, figures and clips to look at; it opens without a network."""
-    from mgcli.fuse import write_report
+    from mgcli.fuse import Run, write_report
 
-    written = write_report(runs, out, cache=_cache_or_why_not(cache), say=say)
+    opened, loaded = _cache_or_why_not(cache), [Run.load(run) for run in runs]
+    viewer = viewer_sections(loaded, opened, number=num_clips, clip_ids=clip or [])
+    written = write_report(loaded, out, cache=opened, viewer=viewer, say=say)
     print_result(written.to_json(), written.summary(), as_json)
+
+
+@app.command()
+def view(
+    clip_id: Annotated[str, typer.Argument(help="The clip, as the clip table names it.")],
+    run: Annotated[Path | None, typer.Option(help="A run's folder: show what its head attends to and answers.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the run's trainings; default its first.")] = None,
+    out: Annotated[Path | None, typer.Option(help="HTML file to write; default CLIP_ID.html.")] = None,
+    clips: ClipsOption = None,
+    cache: CacheOption = None,
+    protocol: ProtocolOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """One clip as a page that opens anywhere: frames, skeleton, face, cached tokens, and what a head attends to."""
+    from urllib.parse import quote
+
+    from mgcli.cache import MgcliError, Page, find_clip
+    from mgcli.extract import load_project_clips, viewer_section
+    from mgcli.fuse.commands import training_clips
+
+    project = project_with(cache=cache)
+    opened, missing = None, ""
+    try:
+        opened = open_project_cache(project.cache)
+        table = training_clips(opened, project, clips, protocol)
+    except MgcliError as error:  # before the first extraction there is no cache, or no clip table in it
+        if run is not None or cache is not None:
+            raise
+        missing = str(error)
+        table, _ = load_project_clips(project_with(clips=clips, protocol=protocol))
+    row = find_clip(table, clip_id)
+    (viewed,) = view_clips(opened, table, [row["clip_id"]], run=run, seed=seed)
+    page = Page(
+        title=f"Clip {clip_id}",
+        lead=f"Written by mgcli view{f' with {run.name}' if run else ''}.",
+        sections=[viewer_section([viewed], title="What was cached, and what it looks like")],
+        warnings=[missing] if missing else [],
+    )
+    out = out or Path(f"{quote(clip_id, safe=' ')}.html")
+    page.write(out)
+    print_result({"page": str(out)} | viewed.to_json(), f"{viewed.summary()}\nwrote {out}", as_json)
+
+
+def view_clips(
+    cache: FeatureCache | None, table: pd.DataFrame, clip_ids: list[str], *, run: Path | None, seed: int | None
+) -> list[ViewedClip]:
+    """Clips with what a run's head makes of them: what the two stages give, brought together."""
+    from mgcli.cache import class_name, find_clip
+    from mgcli.extract import Answer, look_at_clip
+
+    answers = {}
+    if run is not None and cache is not None:
+        from mgcli.fuse import run_attention  # torch takes its time
+
+        found = run_attention(run, cache, clip_ids, seed=seed, clips=table)
+        for warning in found.warnings:
+            say(f"warning: {warning}")
+        answers = {
+            clip_id: Answer(
+                head=found.head,
+                seed=found.seed,
+                how=found.how,
+                true=class_name(each.true, found.protocol) if each.true else "",
+                probabilities={class_name(name, found.protocol): p for name, p in each.probabilities.items()},
+                attention={found.feature_sets[modality]: shares for modality, shares in each.tokens.items()},
+            )
+            for clip_id, each in found.clips.items()
+        }
+    return [look_at_clip(cache, find_clip(table, clip_id), answers.get(clip_id)) for clip_id in clip_ids]
+
+
+def viewer_sections(
+    runs: Sequence[Run], cache: FeatureCache | str, *, number: int, clip_ids: Sequence[str] = ()
+) -> list[Section]:
+    """For the first run of each task: clips that tell much of it, or the given ones, with what its head attends to."""
+    from mgcli.cache import MgcliError, find_clip
+    from mgcli.extract import viewer_section
+    from mgcli.fuse import telling_clips
+
+    first = {run.config["task"]: run for run in reversed(runs)}
+    sections = []
+    for task, run in reversed(first.items()):
+        if isinstance(cache, str) or (number == 0 and not clip_ids):
+            continue
+        about = f"By {run.label}, seed {run.config['seeds'][0]}." if run.config["seeds"] else ""
+        table = cache.read_clips(run.protocol)
+        known = set(table["clip_id"])
+        chosen = [find_clip(table, each)["clip_id"] for each in clip_ids if each in known or len(first) == 1]
+        chosen = chosen or [each for each in telling_clips(run, number) if each in known]
+        try:
+            viewed = view_clips(cache, table, chosen, run=run.path, seed=None)
+        except MgcliError as error:  # the page is worth having without
+            about = f"Without attention: {error}"
+            viewed = view_clips(cache, table, chosen, run=None, seed=None)
+        if viewed:
+            title = "Clips to look at" if len(first) == 1 else f"{task.capitalize()}: clips to look at"
+            sections.append(viewer_section(viewed, anchor=f"viewer-{task}", title=title, about=about))
+    return sections
 
 
 def _cache_or_why_not(cache: Path | None) -> FeatureCache | str:

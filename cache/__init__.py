@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         clip_table_csv,
         describe_clips,
         draw_validation,
+        find_clip,
         label_classes,
         read_clip_table,
     )
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from mgcli.cache.store import FeatureCache, open_cache
     from mgcli.cache.text_table import align_columns
     from mgcli.cache.token_grid import TokenGrid
+    from mgcli.cache.token_trace import CLASS_TOKEN, AbsentTokens, TokenTrace, trace_clip
     from mgcli.cache.verify import VerifyReport, verify_cache
     from mgcli.cache.views import VIEWS_KEY
     from mgcli.cache.writer import FeatureWriter
@@ -67,6 +69,7 @@ __all__ = [
     "CLASS_GROUPS",
     "CLASS_GROUP_NAMES",
     "CLASS_NAMES",
+    "CLASS_TOKEN",
     "EMOTION_CLASSES",
     "GRID_KEY",
     "LAYOUTS_KEY",
@@ -75,6 +78,7 @@ __all__ = [
     "SPLITS",
     "TASKS",
     "VIEWS_KEY",
+    "AbsentTokens",
     "CacheError",
     "ClipSelection",
     "ClipTableError",
@@ -104,6 +108,7 @@ __all__ = [
     "Section",
     "ShareReport",
     "TokenGrid",
+    "TokenTrace",
     "VerifyReport",
     "align_columns",
     "check_clip_table",
@@ -120,6 +125,7 @@ __all__ = [
     "expect_page_place",
     "explain_clip",
     "export_features",
+    "find_clip",
     "find_leakage",
     "html_data",
     "html_details",
@@ -143,6 +149,7 @@ __all__ = [
     "subjects_are_known",
     "sync",
     "sync_all",
+    "trace_clip",
     "verify_cache",
     "warn",
     "write_project",
@@ -154,7 +161,7 @@ __getattr__ = lazy_names(
     {  # module -> public names in it
         "class_groups": "CLASS_GROUP_NAMES class_group classes_by_group",
         "clips": "EMOTION_CLASSES SPLITS TASKS check_clip_table clip_table_csv describe_clips draw_validation "
-        "label_classes read_clip_table",
+        "find_clip label_classes read_clip_table",
         "derive": "GRID_KEY LAYOUTS_KEY DeriveReport derive_layout",
         "durable": "committed_file sync sync_all writing",
         "errors": "CacheError ClipTableError LeakageError MgcliError NonFiniteTokensError ProjectError",
@@ -182,6 +189,7 @@ __getattr__ = lazy_names(
         "verify": "VerifyReport verify_cache",
         "text_table": "align_columns",
         "token_grid": "TokenGrid",
+        "token_trace": "CLASS_TOKEN AbsentTokens TokenTrace trace_clip",
         "writer": "FeatureWriter",
     },
 )

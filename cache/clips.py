@@ -24,6 +24,7 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -125,6 +126,20 @@ def check_clip_table(
     table["subject_id"] = table["subject_id"].where(table["subject_id"] != "", own_subject)
     table.attrs["subjects_given"] = has_subjects
     return table
+
+
+def find_clip(table: pd.DataFrame, clip_id: str) -> dict[str, Any]:
+    """The row of a clip.
+
+    Raises:
+        ClipTableError: there is none; the message names the nearest.
+    """
+    row = table[table["clip_id"] == clip_id]
+    if row.empty:
+        near = get_close_matches(clip_id, table["clip_id"].tolist(), n=3)
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "; they are listed by: mgcli data table"
+        raise ClipTableError(f"no clip {clip_id!r} in the clip table{hint}")
+    return {str(name): value for name, value in row.iloc[0].items()}
 
 
 def label_classes(table: pd.DataFrame, task: str) -> list[str]:

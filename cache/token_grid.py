@@ -50,6 +50,23 @@ class TokenGrid:
         """Whether the tokens of a layout are some of the grid's own, so that not a bit differs."""
         return layout == "pooled" and self.class_tokens > 0
 
+    def places_of(self, layout: str, *, class_token: int, no_place: int) -> np.ndarray:
+        """The place of each token of one window in a layout, (N,) int64; empty where the rules above do not say.
+
+        Args:
+            layout: full, time, joint or pooled.
+            class_token: what stands for a class token.
+            no_place: what stands for a mean over places.
+        """
+        first, places = [class_token] * self.class_tokens, list(range(self.places))
+        windows = {
+            "full": first + places * self.times,
+            "time": first + [no_place] * self.times,
+            "joint": places,
+            "pooled": [no_place] * max(1, self.class_tokens),
+        }
+        return np.array(windows.get(layout, []), dtype=np.int64)
+
     def derive(self, rows: np.ndarray, layout: str, combine: Combine) -> np.ndarray:
         """The rows of a layout from those of the whole grid.
 

@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from mgcli.extract.train_pose_clips import BackboneTrainError
     from mgcli.extract.video import DecodePlan, VideoError, VideoIndex, index_video, plan_decode
     from mgcli.extract.video_decode import DecodeCount, decode_frames
+    from mgcli.extract.view_clip import ClipMedia, view_clip
+    from mgcli.extract.view_joined import Answer, ViewedClip, look_at_clip
+    from mgcli.extract.viewer import viewer_section
     from mgcli.extract.views import ClipView, ViewConfig, ViewError, mirror_joints
     from mgcli.extract.weights import PublishedWeights, download_weights, weights_folders
     from mgcli.extract.weights_checkpoint import WeightsError, read_provenance
@@ -58,11 +61,13 @@ __all__ = [
     "ENGINES",
     "LAYOUTS",
     "MODALITIES",
+    "Answer",
     "Backbone",
     "BackboneError",
     "BackboneTrainError",
     "BenchReport",
     "CheckReport",
+    "ClipMedia",
     "ClipView",
     "DatasetError",
     "DatasetProtocol",
@@ -94,6 +99,7 @@ __all__ = [
     "VideoIndex",
     "ViewConfig",
     "ViewError",
+    "ViewedClip",
     "WeightsError",
     "add_sources",
     "align_face",
@@ -117,6 +123,7 @@ __all__ = [
     "joint_layout",
     "load_dataset",
     "load_project_clips",
+    "look_at_clip",
     "make_demo",
     "mirror_joints",
     "plan_decode",
@@ -126,6 +133,8 @@ __all__ = [
     "read_skeleton",
     "table_notes",
     "train_pose_backbone",
+    "view_clip",
+    "viewer_section",
     "weights_are_here",
     "weights_folders",
 ]
@@ -157,6 +166,9 @@ __getattr__ = lazy_names(
         "train_pose_clips": "BackboneTrainError",
         "video": "DecodePlan VideoError VideoIndex index_video plan_decode",
         "video_decode": "DecodeCount decode_frames",
+        "view_clip": "ClipMedia view_clip",
+        "view_joined": "Answer ViewedClip look_at_clip",
+        "viewer": "viewer_section",
         "views": "ClipView ViewConfig ViewError mirror_joints",
         "weights": "PublishedWeights download_weights weights_folders",
         "weights_checkpoint": "WeightsError read_provenance",

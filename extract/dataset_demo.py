@@ -88,12 +88,15 @@ class DemoConfig:
     train_subjects: int = 12
     test_subjects: int = 6
     clip_frames: int = 56  # 2.24 s: one window of 16 frames at 7.5 frames/s takes 2.13 s
+    interview_frames: int = 56  # above clip_frames the mood shows for so long only, at a moment of its own
 
     def __post_init__(self) -> None:
         if self.train_subjects < 2 or self.test_subjects < 1:
             raise ValueError("the demo needs at least 2 training subjects and 1 test subject")
         if self.clip_frames < 8:
             raise ValueError(f"clip_frames is {self.clip_frames}; it must be 8 or more")
+        if self.interview_frames < self.clip_frames:
+            raise ValueError(f"interview_frames is {self.interview_frames}; it must be {self.clip_frames} or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,9 +218,10 @@ def plan_videos(config: DemoConfig) -> list[DemoVideo]:
         interviews = list(product(MOODS, (True, False)))
         for place, choice in enumerate(rng.permutation(len(interviews)), start=1):
             mood, striped_banner = interviews[choice]
-            act = Act(start_frame=0, end_frame=config.clip_frames, hands=MOODS[mood], face=mood)
-            video = video_of(name=f"{name}-interview{place}", place=place, num_frames=act.end_frame, acts=(act,))
-            videos.append(replace(video, striped_banner=striped_banner))
+            video = video_of(name=f"{name}-interview{place}", place=place, num_frames=config.interview_frames, acts=())
+            start = int(video.random("moment").integers(config.interview_frames - config.clip_frames + 1))
+            act = Act(start_frame=start, end_frame=start + config.clip_frames, hands=MOODS[mood], face=mood)
+            videos.append(replace(video, acts=(act,), striped_banner=striped_banner))
     return videos
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import pandas as pd
 
-from mgcli.cache import ClipTableError, Explanation, FeatureCache, explain_clip
+from mgcli.cache import Explanation, FeatureCache, explain_clip, find_clip
 from mgcli.extract.device import choose_device
 from mgcli.extract.modality import checked_clips, clips_of, make_backbone, make_spec, modality_configs
 from mgcli.extract.source import add_sources
@@ -32,15 +31,11 @@ def explain_extraction(
     """
     device = choose_device(asked_for.pop("device", None))
     table = add_sources(checked_clips(table))
-    row = table[table["clip_id"] == clip_id]
-    if row.empty:
-        near = get_close_matches(clip_id, table["clip_id"].tolist(), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ClipTableError(f"no clip {clip_id!r} in the clip table{hint}")
+    row = find_clip(table, clip_id)
     explanations = []
     for config in modality_configs(modalities, **asked_for):
         backbone = make_backbone(config, clips_of(config, table), device)
-        source = row.iloc[0][f"{backbone.reads}_source"]
+        source = row[f"{backbone.reads}_source"]
         views = views_for(config.views, table)
         count = views.count if views.wanted(table)[(table["clip_id"] == clip_id).to_numpy()].any() else 0
         recipe = views.recipe(backbone.reads) if views.count else None

@@ -249,7 +249,7 @@ def _prepare(window: _Window, media_of: Callable[[_Window], np.ndarray]) -> Inpu
 
 def _windows(request: ClipRequest, timeline: VideoIndex | Skeleton) -> Iterator[_Window | ClipFailed | ClipWarning]:
     """The windows of a clip with the frames or rows they need, or why there are none."""
-    start_s, end_s, asked_s = _interval(request, timeline)
+    start_s, end_s, asked_s = clip_interval(request.seconds, request.frames, timeline)
     if start_s >= timeline.end_s:
         yield ClipFailed(
             request, "interval", f"the clip starts at {start_s:.2f} s, after the end at {timeline.end_s:.2f} s"
@@ -278,12 +278,20 @@ def _windows(request: ClipRequest, timeline: VideoIndex | Skeleton) -> Iterator[
         yield _Window(request, number, len(windows), times_s, timeline.frames_at(times_s))
 
 
-def _interval(request: ClipRequest, timeline: VideoIndex | Skeleton) -> tuple[float, float, float]:
-    """Start and end of a clip within its video, and the end that was asked for, in seconds."""
-    if request.seconds is not None:
-        start_s, asked_s = request.seconds
-    elif request.frames is not None:
-        start_s, asked_s = (_frame_time(timeline, frame) for frame in request.frames)
+def clip_interval(
+    seconds: tuple[float, float] | None, frames: tuple[int, int] | None, timeline: VideoIndex | Skeleton
+) -> tuple[float, float, float]:
+    """Start and end of a clip within its video, and the end that was asked for, in seconds.
+
+    Args:
+        seconds: [start, end) of the clip; None with `frames` None: the whole video.
+        frames: [start, end), instead.
+        timeline: of the video.
+    """
+    if seconds is not None:
+        start_s, asked_s = seconds
+    elif frames is not None:
+        start_s, asked_s = (_frame_time(timeline, frame) for frame in frames)
     else:
         start_s, asked_s = 0.0, timeline.end_s
         if isinstance(timeline, VideoIndex) and timeline.cut_short:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from mgcli.cache import lazy_names
 
 if TYPE_CHECKING:
+    from mgcli.fuse.attention import ClipAttention, RunAttention, run_attention, telling_clips
     from mgcli.fuse.bench import FuseBench, FuseBenchConfig, bench_fusion
     from mgcli.fuse.calibrated import answered, threshold_for
     from mgcli.fuse.compare import compare_heads, describe_heads
@@ -28,6 +29,7 @@ __all__ = [
     "HEADS",
     "SUBMISSION_FORMS",
     "TASKS",
+    "ClipAttention",
     "Ensemble",
     "EnsembleError",
     "Evaluation",
@@ -42,6 +44,7 @@ __all__ = [
     "Report",
     "Reproduction",
     "Run",
+    "RunAttention",
     "RunError",
     "ScoreError",
     "SelectionError",
@@ -64,8 +67,10 @@ __all__ = [
     "predict_run",
     "reproduce_run",
     "results_table",
+    "run_attention",
     "settings_of",
     "submit_runs",
+    "telling_clips",
     "threshold_for",
     "train_head",
     "write_report",
@@ -74,6 +79,7 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {  # module -> public names in it
+        "attention": "ClipAttention RunAttention run_attention telling_clips",
         "bench": "FuseBench FuseBenchConfig bench_fusion",
         "calibrated": "answered threshold_for",
         "compare": "compare_heads describe_heads",

@@ -150,13 +150,7 @@ class ClipTensors:
         column = torch.zeros_like(rows) if views is None else views
         for name, each in self.modalities.items():
             start, count = each.start[rows, column], each.count[rows, column]  # (B,)
-            longest = max(1, min(self.max_tokens, int(count.max())))
-            place = torch.arange(longest, device=rows.device).expand(len(rows), -1)  # (B, N)
-            shown = place < count[:, None]
-            if int(count.max()) > longest:
-                offset = torch.rand(place.shape, generator=jitter, device=rows.device) if jitter is not None else 0.5
-                spread = ((place + offset) * count[:, None] / longest).long()
-                place = torch.where(count[:, None] > longest, spread, place)
+            place, shown = shown_places(count, self.max_tokens, jitter)
             index = (start[:, None] + place).where(shown, 0)
             tokens[name] = each.tokens[index]
             mask[name] = each.valid[index] & shown
@@ -167,6 +161,24 @@ class ClipTensors:
         """The clips of `rows` in order, `size` at a time."""
         for start in range(0, len(rows), size):
             yield self.batch(rows[start : start + size])
+
+
+def shown_places(count: Tensor, max_tokens: int, jitter: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    """Which tokens of its own each clip shows, (B, N), and where that is one and not padding, (B, N) bool.
+
+    Args:
+        count: (B,) tokens that each clip has.
+        max_tokens: a clip that has more shows so many, evenly spread.
+        jitter: take other tokens every time, drawn from this.
+    """
+    longest = max(1, min(max_tokens, int(count.max())))
+    place = torch.arange(longest, device=count.device).expand(len(count), -1)  # (B, N)
+    shown = place < count[:, None]
+    if int(count.max()) > longest:
+        offset = torch.rand(place.shape, generator=jitter, device=count.device) if jitter is not None else 0.5
+        spread = ((place + offset) * count[:, None] / longest).long()
+        place = torch.where(count[:, None] > longest, spread, place)
+    return place, shown
 
 
 class BatchList(Sequence[Batch]):

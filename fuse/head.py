@@ -8,12 +8,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from mgcli.cache import MgcliError, named_class
 from mgcli.fuse.data import Batch, TokenStatistics
+
+if TYPE_CHECKING:
+    from mgcli.fuse.layers import Attention
 
 HEADS: dict[str, str] = {  # name -> where it is; imported when asked for
     "cross_modal_token_fusion": "mgcli.fuse.head_cross_modal_token_fusion:CrossModalTokenFusion",
@@ -71,6 +74,18 @@ class HeadOutput:
     aux: dict[str, Tensor] = field(default_factory=dict)  # modality -> (B, K), its answer by itself
 
 
+@dataclass(frozen=True, kw_only=True)
+class TokenRead:
+    """A place in a head where vectors that the answer is made from look at tokens: see `FusionHead.token_reads`."""
+
+    attention: Attention
+    tokens: dict[str, slice]  # modality -> where its tokens stand in the row that is attended to
+    asks: str | None = None  # modality that the vectors sum up: what a clip lacks does not count; None: of all
+    readers: slice | None = field(
+        default_factory=lambda: slice(None)
+    )  # which queries they are; None: the real tokens of `asks`
+
+
 class FusionHead(nn.Module, ABC):
     """Tokens of one or more modalities in, one score a class out.
 
@@ -102,6 +117,17 @@ class FusionHead(nn.Module, ABC):
     def set_statistics(self, statistics: Mapping[str, TokenStatistics]) -> None:
         """Take in what the training tokens look like, before the first step; by default nothing."""
 
+    def token_reads(self, counts: Mapping[str, int]) -> list[TokenRead]:
+        """Where the head attends to its tokens on the way to the answer; by default it does not say.
+
+        It is asked by `mgcli.fuse.attention`, which watches these attentions from outside while the head scores
+        clips: training and scores take no notice of it.
+
+        Args:
+            counts: modality -> N, tokens of each in the batch.
+        """
+        return []
+
 
 class FittedHead(FusionHead):
     """A head with a fit of its own in place of the training loop, and without chance in it."""
@@ -109,6 +135,21 @@ class FittedHead(FusionHead):
     @abstractmethod
     def fit(self, train: Sequence[Batch], val: Sequence[Batch]) -> list[dict[str, float]]:
         """Set every parameter; return rows for `history.csv`."""
+
+
+def side_by_side(names: Sequence[str], counts: Mapping[str, int], first: int = 0) -> dict[str, slice]:
+    """Where the tokens of modalities stand in a row that has them one modality after another.
+
+    Args:
+        names: modalities in their order.
+        counts: tokens of each.
+        first: vectors before each modality's tokens, such as a class token.
+    """
+    places, end = {}, 0
+    for name in names:
+        places[name] = slice(end + first, end + first + counts[name])
+        end += first + counts[name]
+    return places
 
 
 def create_head(name: str, dims: Mapping[str, int], num_classes: int, config: HeadConfig | None = None) -> FusionHead:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mgcli.fuse.data import Batch, TokenStatistics
-from mgcli.fuse.head import FittedHead, FusionHead, HeadConfig, HeadError, HeadOutput
+from mgcli.fuse.head import FittedHead, FusionHead, HeadConfig, HeadError, HeadOutput, TokenRead
 from mgcli.fuse.layers import Dropout, FeedForward, Standardise, TokenPool, masked_mean
 
 # Strength of the L2 penalty of `logistic`, from strong to weak: C as in scikit-learn, divided by n.
@@ -37,6 +37,10 @@ class Single(FusionHead):
 
     def set_statistics(self, statistics: Mapping[str, TokenStatistics]) -> None:
         self.pool.set_statistics(statistics[self.name])
+
+    def token_reads(self, counts: Mapping[str, int]) -> list[TokenRead]:
+        """The pooling."""
+        return [TokenRead(attention=self.pool.pool, tokens={self.name: slice(None)}, asks=self.name)]
 
     def forward(
         self, tokens: Mapping[str, Tensor], mask: Mapping[str, Tensor], time: Mapping[str, Tensor]
@@ -87,6 +91,10 @@ class ScoreAverage(FusionHead):
     def set_statistics(self, statistics: Mapping[str, TokenStatistics]) -> None:
         for single in self.singles.values():
             cast(Single, single).set_statistics(statistics)
+
+    def token_reads(self, counts: Mapping[str, int]) -> list[TokenRead]:
+        """The pooling of each single head."""
+        return [read for single in self.singles.values() for read in cast(Single, single).token_reads(counts)]
 
     def forward(
         self, tokens: Mapping[str, Tensor], mask: Mapping[str, Tensor], time: Mapping[str, Tensor]

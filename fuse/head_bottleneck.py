@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from mgcli.fuse.data import TokenStatistics
-from mgcli.fuse.head import FusionHead, HeadConfig, HeadError, HeadOutput
+from mgcli.fuse.head import FusionHead, HeadConfig, HeadError, HeadOutput, TokenRead
 from mgcli.fuse.layers import TokenInput
 from mgcli.fuse.transformer import SelfAttentionLayer
 
@@ -76,6 +76,18 @@ class Bottleneck(FusionHead):
                 x, shared = self._exchange(layer, x, real, shared, present)
         logits = {name: self.classify[name](self.norm[name](x[name][:, 0])) for name in self.modalities}  # (B, K)
         return HeadOutput(_mean_of_present(logits, present))
+
+    def token_reads(self, counts: Mapping[str, int]) -> list[TokenRead]:
+        """The class tokens' attention, and that of the bottlenecks where a later layer reads what they gather."""
+        reads = []
+        for depth, layer in enumerate(cast(list[dict[str, SelfAttentionLayer]], self.layers)):
+            fuses = self.bottlenecks is not None and depth >= self.first_fusion
+            num_shared = self.config.num_bottlenecks if fuses else 0
+            readers = slice(num_shared if depth + 1 == len(self.layers) else 0, num_shared + 1)
+            for name in self.modalities:
+                own = {name: slice(num_shared + 1, None)}
+                reads.append(TokenRead(attention=layer[name].attention, tokens=own, asks=name, readers=readers))
+        return reads
 
     def _exchange(
         self,

@@ -23,13 +23,13 @@ The option `cross_tokens` says what crosses over:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from mgcli.fuse.data import TokenStatistics
-from mgcli.fuse.head import FusionHead, HeadConfig, HeadOutput
+from mgcli.fuse.head import FusionHead, HeadConfig, HeadOutput, TokenRead, side_by_side
 from mgcli.fuse.layers import Attention, FeedForward, GatedResidual, JointClassifier, TokenInput, blank_clip
 from mgcli.fuse.transformer import CrossAttentionLayer
 
@@ -75,6 +75,24 @@ class CrossModalTokenFusion(FusionHead):
         present = {name: mask[name].any(dim=1, keepdim=True) for name in self.modalities}  # (B, 1)
         return self.classify(self._summarise(tokens, mask, time), present)
 
+    def token_reads(self, counts: Mapping[str, int]) -> list[TokenRead]:
+        """The class tokens' attention, and that of the shared tokens."""
+        reads = []
+        for depth, layer in enumerate(cast(list[dict[str, _Layer]], self.layers)):
+            if self.shared is not None:
+                gather = cast(CrossAttentionLayer, self.gather[depth])
+                every = side_by_side(self.modalities, counts, first=1)
+                reads.append(TokenRead(attention=gather.attention, tokens=every))
+            for name in self.modalities:
+                asks: dict[str, Any] = {"asks": name, "readers": slice(0, 1)}
+                own = {name: slice(1, None)}
+                reads.append(TokenRead(attention=layer[name].self_attention, tokens=own, **asks))
+                if self.shared is None and len(self.modalities) > 1:
+                    others = [other for other in self.modalities if other != name]
+                    tokens = side_by_side(others, counts, first=1)
+                    reads.append(TokenRead(attention=layer[name].cross_attention, tokens=tokens, **asks))
+        return reads
+
     def _summarise(
         self, tokens: Mapping[str, Tensor], mask: Mapping[str, Tensor], time: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
@@ -94,7 +112,7 @@ class CrossModalTokenFusion(FusionHead):
             if shared is None:
                 x = {name: layer[name](going_on[name], *self._others(name, x, real)) for name in self.modalities}
             else:
-                shared = self.gather[depth](shared, *_side_by_side(self.modalities, x, real))
+                shared = self.gather[depth](shared, *_joined(self.modalities, x, real))
                 every = shared.new_ones(shared.shape[:2], dtype=torch.bool)  # (B, Q)
                 x = {name: layer[name](going_on[name], shared, every) for name in self.modalities}
         return {name: x[name][:, 0] for name in self.modalities}
@@ -103,7 +121,7 @@ class CrossModalTokenFusion(FusionHead):
         self, name: str, x: Mapping[str, Tensor], real: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor] | tuple[None, None]:
         others = [other for other in self.modalities if other != name]
-        return _side_by_side(others, x, real) if others else (None, None)
+        return _joined(others, x, real) if others else (None, None)
 
 
 class _Layer(nn.Module):
@@ -137,6 +155,6 @@ class _Layer(nn.Module):
         return x + self.feed_forward(x)
 
 
-def _side_by_side(names: Sequence[str], x: Mapping[str, Tensor], real: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def _joined(names: Sequence[str], x: Mapping[str, Tensor], real: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """(B, M, W) and (B, M): the tokens of some modalities, one modality after another."""
     return torch.cat([x[name] for name in names], dim=1), torch.cat([real[name] for name in names], dim=1)

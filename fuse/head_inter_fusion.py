@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from mgcli.fuse.data import TokenStatistics
-from mgcli.fuse.head import FusionHead, HeadConfig, HeadOutput
+from mgcli.fuse.head import FusionHead, HeadConfig, HeadOutput, TokenRead
 from mgcli.fuse.layers import Attention, FeedForward, GatedResidual, JointClassifier, TokenInput, blank_clip
 
 
@@ -64,6 +64,14 @@ class InterFusion(FusionHead):
     ) -> HeadOutput:
         present = {name: mask[name].any(dim=1, keepdim=True) for name in self.modalities}  # (B, 1)
         return self.classify(self._summarise(tokens, mask, time), present)
+
+    def token_reads(self, counts: Mapping[str, int]) -> list[TokenRead]:
+        """The pooling of every layer, by all queries of a modality."""
+        return [
+            TokenRead(attention=layer[name].pooling, tokens={name: slice(None)}, asks=name)
+            for layer in cast(list[dict[str, _Layer]], self.layers)
+            for name in self.modalities
+        ]
 
     def _summarise(
         self, tokens: Mapping[str, Tensor], mask: Mapping[str, Tensor], time: Mapping[str, Tensor]

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from mgcli.fuse.data import TokenStatistics
-from mgcli.fuse.head import FusionHead, HeadConfig, HeadOutput
+from mgcli.fuse.head import FusionHead, HeadConfig, HeadOutput, TokenRead
 from mgcli.fuse.layers import Dropout, TokenPool
 
 
@@ -56,6 +56,11 @@ class LowRank(FusionHead):
     def set_statistics(self, statistics: Mapping[str, TokenStatistics]) -> None:
         for name in self.modalities:
             cast(TokenPool, self.pool[name]).set_statistics(statistics[name])
+
+    def token_reads(self, counts: Mapping[str, int]) -> list[TokenRead]:
+        """The pooling of each modality."""
+        pools = cast(Mapping[str, TokenPool], self.pool)
+        return [TokenRead(attention=pool.pool, tokens={name: slice(None)}, asks=name) for name, pool in pools.items()]
 
     def forward(
         self, tokens: Mapping[str, Tensor], mask: Mapping[str, Tensor], time: Mapping[str, Tensor]

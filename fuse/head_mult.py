@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from mgcli.fuse.data import TokenStatistics
-from mgcli.fuse.head import FusionHead, HeadConfig, HeadOutput
+from mgcli.fuse.head import FusionHead, HeadConfig, HeadOutput, TokenRead
 from mgcli.fuse.layers import Dropout, TokenInput, masked_mean
 from mgcli.fuse.transformer import CrossAttentionLayer, SelfAttentionLayer
 
@@ -85,6 +85,19 @@ class MulT(FusionHead):
             x = self.memory[name](x, mask[name])
             vectors.append(masked_mean(x, mask[name]))  # (B, W)
         return HeadOutput(self.classify(torch.cat(vectors, dim=1)))
+
+    def token_reads(self, counts: Mapping[str, int]) -> list[TokenRead]:
+        """What a modality's tokens, of which the answer takes the mean, look at in each of the others and in itself."""
+        layers = cast(Mapping[str, Mapping[str, list[CrossAttentionLayer]]], self.cross)
+        memory = cast(Mapping[str, SelfAttentionLayer], self.memory)
+        reads = []
+        for name in self.modalities:
+            read = [(source, layer.attention) for source in self.sources[name] for layer in layers[name][source]]
+            reads += [
+                TokenRead(attention=attention, tokens={source: slice(None)}, asks=name, readers=None)
+                for source, attention in [*read, (name, memory[name].attention)]
+            ]
+        return reads
 
     def _ask(self, name: str, source: str, first: Mapping[str, Tensor], mask: Mapping[str, Tensor]) -> Tensor:
         """(B, N, W): a modality's tokens after the crossmodal transformer that reads `source`."""

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from mgcli.fuse.data import TokenStatistics
-from mgcli.fuse.head import FusionHead, HeadConfig, HeadError, HeadOutput
+from mgcli.fuse.head import FusionHead, HeadConfig, HeadError, HeadOutput, TokenRead, side_by_side
 from mgcli.fuse.layers import Attention, Dropout, FeedForward, GatedResidual, TokenInput
 
 
@@ -74,6 +74,17 @@ class PoseGuided(FusionHead):
         for layer in self.layers:
             x = layer(x, real, answers, allowed)
         return HeadOutput(self.classify(x[:, 0]))
+
+    def token_reads(self, counts: Mapping[str, int]) -> list[TokenRead]:
+        """The class token's attention to the guide and to the answers."""
+        reads = []
+        for layer in cast(list[_Layer], self.layers):
+            own = {self.guide: slice(1, None)}
+            reads.append(TokenRead(attention=layer.self_attention, tokens=own, readers=slice(0, 1)))
+            if self.others:
+                tokens = side_by_side(self.others, counts)
+                reads.append(TokenRead(attention=layer.cross_attention, tokens=tokens, readers=slice(0, 1)))
+        return reads
 
 
 class _Layer(nn.Module):

@@ -166,6 +166,18 @@ class Attention(nn.Module):
         attended = self.dropout(self.output(attended.transpose(1, 2).reshape(batch, num_queries, width)))
         return attended * present[:, None, None]
 
+    def weights(self, queries: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        """How much of each token `forward` takes for each query: (B, Q, N), the mean over the attention heads.
+
+        Sums to 1 over a clip's allowed tokens; zeros where nothing may be attended to.
+        """
+        heads = (self.num_heads, queries.shape[2] // self.num_heads)
+        query = self.query(queries).unflatten(2, heads)  # (B, Q, H, W/H)
+        key = self.key_value(tokens)[..., : queries.shape[2]].unflatten(2, heads)  # (B, N, H, W/H)
+        scores = torch.einsum("bqhw,bnhw->bhqn", query, key) / math.sqrt(heads[1])
+        scores = scores.masked_fill(~mask[:, None, None, :], -torch.inf)
+        return scores.softmax(dim=3).nan_to_num(0.0).mean(dim=1)  # softmax over nothing is NaN
+
 
 class FeedForward(nn.Sequential):
     """LayerNorm, widen, GELU, narrow; the residual is the caller's."""

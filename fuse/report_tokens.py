@@ -48,10 +48,11 @@ def pooled_tokens(each: ModalityTokens) -> tuple[np.ndarray, np.ndarray]:
     sums = torch.zeros(len(start), each.tokens.shape[1], dtype=torch.float64)
     number = torch.zeros(len(start), dtype=torch.int64)
     for clip in range(len(start)):
-        rows = slice(int(start[clip]), int(start[clip] + count[clip]))
-        valid = each.valid[rows]
-        sums[clip] = each.tokens[rows][valid].double().sum(dim=0)
-        number[clip] = valid.sum()
+        rows = torch.arange(int(start[clip]), int(start[clip] + count[clip]))
+        rows = rows[each.valid[rows]]
+        number[clip] = len(rows)
+        if len(rows):
+            sums[clip] = each.tokens[rows].double().sum(dim=0)
     mean = sums / number.clamp_min(1)[:, None]
     return mean.numpy(), (number > 0).numpy()
 
