@@ -156,6 +156,20 @@ def demo(
     print_result(result, done, as_json)
 
 
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Look at all that mgcli needs here: ok, warning or fault, and what to do next; exit code 1 for a fault."""
+    from mgcli.cache import checks_text, find_project, installation_checks, storage_checks
+    from mgcli.extract import extract_checks
+
+    project, of_file = find_project()
+    checks = [*installation_checks(), *extract_checks(project), of_file, *storage_checks(project)]
+    ok = not any(check.state == "fault" for check in checks)
+    print_result({"ok": ok, "checks": [check.to_json() for check in checks]}, checks_text(checks), as_json)
+    if not ok:
+        raise typer.Exit(EXIT_FAULT)
+
+
 app.add_typer(extract_app)
 app.add_typer(catalogue_app)
 app.add_typer(fuse_app)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
         read_clip_table,
     )
     from mgcli.cache.derive import GRID_KEY, LAYOUTS_KEY, DeriveReport, derive_layout
+    from mgcli.cache.doctor import Check, checks_text, installation_checks
+    from mgcli.cache.doctor_project import find_project, storage_checks
     from mgcli.cache.durable import committed_file, writing
     from mgcli.cache.errors import (
         CacheError,
@@ -62,6 +64,7 @@ __all__ = [
     "SPLITS",
     "TASKS",
     "CacheError",
+    "Check",
     "ClipSelection",
     "ClipTableError",
     "CompactReport",
@@ -90,6 +93,7 @@ __all__ = [
     "VerifyReport",
     "align_columns",
     "check_clip_table",
+    "checks_text",
     "class_group",
     "class_name",
     "classes_by_group",
@@ -103,8 +107,10 @@ __all__ = [
     "explain_clip",
     "export_features",
     "find_leakage",
+    "find_project",
     "import_features",
     "import_share",
+    "installation_checks",
     "is_share",
     "label_classes",
     "lazy_names",
@@ -116,6 +122,7 @@ __all__ = [
     "read_clip_table",
     "read_plain_pickle",
     "remove_feature_set",
+    "storage_checks",
     "subjects_are_known",
     "verify_cache",
     "warn",
@@ -130,6 +137,8 @@ __getattr__ = lazy_names(
         "clips": "EMOTION_CLASSES SPLITS TASKS check_clip_table clip_table_csv describe_clips draw_validation "
         "label_classes read_clip_table",
         "derive": "GRID_KEY LAYOUTS_KEY DeriveReport derive_layout",
+        "doctor": "Check checks_text installation_checks",
+        "doctor_project": "find_project storage_checks",
         "durable": "committed_file writing",
         "errors": "CacheError ClipTableError LeakageError MgcliError NonFiniteTokensError ProjectError",
         "failures": "Failure",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         table_notes,
     )
     from mgcli.extract.dataset_demo import DEMO_POSE_SETTINGS, DemoConfig, make_demo, pose_labels
+    from mgcli.extract.doctor import extract_checks
     from mgcli.extract.engine import ENGINES, EngineError
     from mgcli.extract.explain import explain_extraction
     from mgcli.extract.face import Face, FaceDetector, FaceError, align_face, read_faces
@@ -106,6 +107,7 @@ __all__ = [
     "describe_weights",
     "download_weights",
     "explain_extraction",
+    "extract_checks",
     "extract_modalities",
     "hand_order",
     "import_weights",
@@ -136,6 +138,7 @@ __getattr__ = lazy_names(
         "check": "CheckReport check_dataset",
         "dataset": "DATASETS DatasetError DatasetProtocol choose_protocol load_dataset load_project_clips table_notes",
         "dataset_demo": "DEMO_POSE_SETTINGS DemoConfig make_demo pose_labels",
+        "doctor": "extract_checks",
         "engine": "ENGINES EngineError",
         "face": "Face FaceDetector FaceError align_face read_faces",
         "explain": "explain_extraction",

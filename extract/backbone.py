@@ -22,7 +22,7 @@ from mgcli.extract.face import DEFAULT_DETECTOR
 from mgcli.extract.shrink import Shrink
 from mgcli.extract.skeleton_layouts import JointLayout
 from mgcli.extract.weights import PublishedWeights, Weights, resolve_weights
-from mgcli.extract.weights_checkpoint import WeightsError, load_weights, read_provenance, state_sha256
+from mgcli.extract.weights_checkpoint import MissingWeightsError, load_weights, read_provenance, state_sha256
 
 BACKBONES: dict[str, str] = {  # name -> where it is; imported when asked for
     "mvit_v2_s": "mgcli.extract.backbone_mvit:MViTv2S",
@@ -223,7 +223,7 @@ def create_backbone(
     if weights is not None and not kind.has_weights:
         raise BackboneError(f"{kind.name} is computed without weights; leave out weights={weights!r}")
     if weights is None and kind.weights_hint:
-        raise WeightsError(
+        raise MissingWeightsError(
             f"{kind.name} has no published weights to fall back on: give --weights FILE, {kind.weights_hint}; "
             "--weights random:0 runs without (for trying things out: such tokens mean little)"
         )

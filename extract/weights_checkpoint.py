@@ -25,6 +25,10 @@ class WeightsError(MgcliError):
     """Weights that are missing, damaged, or made for another network."""
 
 
+class MissingWeightsError(WeightsError):
+    """Weights that are nowhere; the message says how to come by them."""
+
+
 def load_weights(module: nn.Module, path: Path) -> None:
     """Fill a module with a checkpoint, key by key, none missing and none left over.
 
