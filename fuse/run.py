@@ -8,6 +8,7 @@ A run folder holds:
 | metrics.json           | what `Run.to_json` gives, calibration among it, and confusion matrices        |
 | predictions.csv        | one row per seed and clip of val and test: true, predicted, p_CLASS           |
 | history.csv            | one row per seed and epoch                                                    |
+| card.md                | the same for people: see `card.py`                                            |
 | head-seedN.safetensors | the weights of each seed, input statistics among them                         |
 """
 
