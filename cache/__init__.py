@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mgcli.cache.feature_set import FeatureSet
     from mgcli.cache.importing import ImportReport, import_features
     from mgcli.cache.importing_share import ShareReport, import_share
+    from mgcli.cache.interrupt import StoppedError, WorkerPool, shielded_children
     from mgcli.cache.leakage import LeakageReport, Overlap, find_leakage, media_names, subjects_are_known
     from mgcli.cache.maintain import CompactReport, GarbageReport, collect_garbage, compact, remove_feature_set
     from mgcli.cache.merge import MergeReport, merge_cache
@@ -89,8 +90,10 @@ __all__ = [
     "ProjectError",
     "Protocol",
     "ShareReport",
+    "StoppedError",
     "TokenGrid",
     "VerifyReport",
+    "WorkerPool",
     "align_columns",
     "check_clip_table",
     "checks_text",
@@ -122,6 +125,7 @@ __all__ = [
     "read_clip_table",
     "read_plain_pickle",
     "remove_feature_set",
+    "shielded_children",
     "storage_checks",
     "subjects_are_known",
     "verify_cache",
@@ -143,6 +147,7 @@ __getattr__ = lazy_names(
         "errors": "CacheError ClipTableError LeakageError MgcliError NonFiniteTokensError ProjectError",
         "failures": "Failure",
         "feature_set": "FeatureSet",
+        "interrupt": "StoppedError WorkerPool shielded_children",
         "leakage": "LeakageReport Overlap find_leakage media_names subjects_are_known",
         "maintain": "CompactReport GarbageReport collect_garbage compact remove_feature_set",
         "merge": "MergeReport merge_cache",

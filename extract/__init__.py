@@ -6,11 +6,8 @@ from mgcli.cache import lazy_names
 
 if TYPE_CHECKING:
     from mgcli.extract.backbone import (
-        BACKBONES,
-        MODALITIES,
         Backbone,
         BackboneError,
-        Modality,
         Prepared,
         backbone_class,
         create_backbone,
@@ -34,6 +31,7 @@ if TYPE_CHECKING:
     from mgcli.extract.engine import ENGINES, EngineError
     from mgcli.extract.explain import explain_extraction
     from mgcli.extract.face import Face, FaceDetector, FaceError, align_face, read_faces
+    from mgcli.extract.names import BACKBONES, MODALITIES, Modality
     from mgcli.extract.pipeline import extract_modalities
     from mgcli.extract.report import ExtractReport, ModalityReport
     from mgcli.extract.run_clock import RunProfile
@@ -130,7 +128,7 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {  # module -> public names in it
-        "backbone": "BACKBONES MODALITIES Backbone BackboneError Modality Prepared backbone_class create_backbone",
+        "backbone": "Backbone BackboneError Prepared backbone_class create_backbone",
         "bench": "BenchReport bench_backbone",
         "bench_skeletons": "SkeletonBenchReport bench_skeleton_reading",
         "bench_pipeline": "PipelineBench PipelineBenchConfig bench_extraction",
@@ -142,6 +140,7 @@ __getattr__ = lazy_names(
         "engine": "ENGINES EngineError",
         "face": "Face FaceDetector FaceError align_face read_faces",
         "explain": "explain_extraction",
+        "names": "BACKBONES MODALITIES Modality",
         "pipeline": "extract_modalities",
         "report": "ExtractReport ModalityReport",
         "run_clock": "RunProfile",

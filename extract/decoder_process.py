@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from mgcli.cache import MgcliError, warn
+from mgcli.cache import MgcliError, shielded_children, warn
 from mgcli.extract.decoder import Decoder, Needs, Pictures
 from mgcli.extract.frame_ring import RingReader, open_ring_file
 from mgcli.extract.video import VideoError, VideoIndex
@@ -136,7 +136,7 @@ class _DecoderProcess:
         if why:
             self._say_why(why)
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, shielded_children():
             self._process = subprocess.Popen(
                 [
                     sys.executable,

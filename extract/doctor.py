@@ -12,6 +12,7 @@ import pandas as pd
 
 from mgcli.cache import Check, MgcliError, Project
 from mgcli.extract.doctor_codecs import check_codecs
+from mgcli.extract.names import MODALITIES
 
 _SHARED_MEMORY = Path("/dev/shm")
 _NVIDIA = Path("/proc/driver/nvidia/version")  # there where the driver is loaded
@@ -117,7 +118,6 @@ def check_data(project: Project) -> Check:
 
 def check_weights(project: Project) -> list[Check]:
     """Make the backbone of every modality, with the options and weights that the project file gives it."""
-    from mgcli.extract.backbone import MODALITIES
     from mgcli.extract.dataset import choose_protocol
 
     with suppress(MgcliError):  # of the data: their check says so

@@ -13,16 +13,15 @@ import torch
 
 from mgcli.cache import TASKS, ClipTableError, FeatureSet, FeatureSpec, check_clip_table
 from mgcli.extract.backbone import (
-    MODALITIES,
     Backbone,
     BackboneError,
-    Modality,
     accepted_options,
     backbone_class,
     create_backbone,
 )
 from mgcli.extract.device import choose_precision
 from mgcli.extract.inputs import ClipRequest
+from mgcli.extract.names import MODALITIES, Modality
 from mgcli.extract.skeleton import read_skeleton
 from mgcli.extract.skeleton_layouts import SkeletonError
 from mgcli.extract.weights import find_weights, trained_file

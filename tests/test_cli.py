@@ -69,7 +69,7 @@ def test_the_readme_lists_every_command_and_no_other() -> None:
 
 def test_every_option_in_the_readme_exists() -> None:
     known = {name for command in COMMANDS.values() for parameter in command.params for name in parameter.opts}
-    known |= {"--help", "--version", "--quiet", "--editable"}
+    known |= {"--help", "--version", "--quiet", "--editable", "--install-completion", "--show-completion"}
     known |= {"--array", "--gpus", "--wrap", "--head", "--address"}  # of sbatch and ray
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= known
 
