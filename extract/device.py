@@ -25,7 +25,9 @@ def choose_device(device: str | None = None) -> torch.device:
         torch.empty(0, device=device)
         return torch.device(device)
     except (RuntimeError, AssertionError) as error:
-        raise BackboneError(f"no device {device!r} here: {str(error).splitlines()[0]}") from error
+        raise BackboneError(
+            f"no device {device!r} here: {str(error).splitlines()[0]}; leave --device out, or look with: mgcli doctor"
+        ) from error
 
 
 def choose_precision(precision: str, kind: type[Backbone], device: torch.device) -> str:

@@ -55,8 +55,8 @@ class ModalityConfig:
         if self.backbone is not None:
             return Modality(backbone=self.backbone)
         near = difflib.get_close_matches(self.modality, MODALITIES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(MODALITIES)}"
-        raise BackboneError(f"unknown modality {self.modality!r}{hint} A new one needs a backbone")
+        hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(MODALITIES)}."
+        raise BackboneError(f"unknown modality {self.modality!r}{hint} A new one needs --backbone NAME")
 
     @property
     def backbone_name(self) -> str:

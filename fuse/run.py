@@ -274,7 +274,9 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise RunError(f"{file.parent} is no run folder: it has no {file.name}") from None
+        raise RunError(
+            f"{file.parent} is no run folder: it has no {file.name}; give one that mgcli fuse-train made"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise RunError(f"{file} is damaged ({error}); train the run again") from None
 
