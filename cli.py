@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from mgcli.cache.commands import bench_app as cache_bench_app
 from mgcli.cache.console import (
     EXIT_FAULT,
     EXIT_SOME_FAILED,
+    EXIT_STOPPED,
     CacheOption,
     ClipsOption,
     FormatOption,
@@ -26,6 +28,7 @@ from mgcli.cache.console import (
     print_result,
     project_with,
     say,
+    stops_with,
 )
 from mgcli.extract.commands import app as extract_app
 from mgcli.extract.commands import cache_app as extract_cache_app
@@ -59,17 +62,29 @@ _DEMO_FOLDERS: dict[str, Any] = {
 
 
 def main() -> None:
-    """Entry point: a user's mistake prints its message and exits 1; a bug keeps its traceback."""
+    """Entry point: a user's mistake prints its message and exits 1, Ctrl-C exits 130; a bug keeps its traceback."""
     sys.path.append(str(Path.cwd()))  # where a user's own package.module:Class may lie
     try:
         app()
+    except SystemExit as end:
+        if end.code == EXIT_STOPPED:  # typer's, for Ctrl-C
+            _say_stopped("nothing half-written is left; run the same command again")
+        raise
     except Exception as error:
-        from mgcli.cache import MgcliError  # only now: --help stays light
+        from mgcli.cache import MgcliError, StoppedError  # only now: --help stays light
 
+        if isinstance(error, StoppedError):
+            _say_stopped(str(error))
+            raise SystemExit(EXIT_STOPPED) from None
         if not isinstance(error, MgcliError):
             raise
         print(f"mgcli: {error}", file=sys.stderr)
         raise SystemExit(EXIT_FAULT) from None
+
+
+def _say_stopped(what_is_safe: str) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C once more: the end, without a traceback
+    print(f"mgcli: stopped; {what_is_safe}", file=sys.stderr)
 
 
 def _print_version(wanted: bool) -> None:
@@ -90,6 +105,7 @@ def _options(
 
 
 @app.command()
+@stops_with("what is finished is not done twice; run the same command again to go on")
 def demo(
     folder: Annotated[Path, typer.Option(help="Where the demo's files go.")] = Path("mgcli-demo"),
     weights: Annotated[
@@ -170,6 +186,20 @@ def demo(
     result["report"] = str(page.out)
     done = f"{note}\ndone in {seconds:.0f} s; go on with: cd {folder} && mgcli fuse-train --task emotion"
     print_result(result, done, as_json)
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Look at all that mgcli needs here: ok, warning or fault, and what to do next; exit code 1 for a fault."""
+    from mgcli.cache import checks_text, find_project, installation_checks, storage_checks
+    from mgcli.extract import extract_checks
+
+    project, of_file = find_project()
+    checks = [*installation_checks(), *extract_checks(project), of_file, *storage_checks(project)]
+    ok = not any(check.state == "fault" for check in checks)
+    print_result({"ok": ok, "checks": [check.to_json() for check in checks]}, checks_text(checks), as_json)
+    if not ok:
+        raise typer.Exit(EXIT_FAULT)
 
 
 @app.command()
@@ -328,6 +358,7 @@ app.add_typer(bench_app, name="bench")
 
 
 @cache_app.command("import")
+@stops_with("clips that came in are whole and stay; run the same command again to go on")
 def cache_import(
     file: Annotated[
         Path,

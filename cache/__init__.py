@@ -19,6 +19,8 @@ if TYPE_CHECKING:
         read_clip_table,
     )
     from mgcli.cache.derive import GRID_KEY, LAYOUTS_KEY, DeriveReport, derive_layout
+    from mgcli.cache.doctor import Check, checks_text, installation_checks
+    from mgcli.cache.doctor_project import find_project, storage_checks
     from mgcli.cache.durable import committed_file, sync, sync_all, writing
     from mgcli.cache.errors import (
         CacheError,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from mgcli.cache.feature_set import FeatureSet
     from mgcli.cache.importing import ImportReport, import_features
     from mgcli.cache.importing_share import ShareReport, import_share
+    from mgcli.cache.interrupt import StoppedError, WorkerPool, shielded_children
     from mgcli.cache.leakage import LeakageReport, Overlap, find_leakage, media_names, subjects_are_known
     from mgcli.cache.maintain import CompactReport, GarbageReport, collect_garbage, compact, remove_feature_set
     from mgcli.cache.merge import MergeReport, merge_cache
@@ -80,6 +83,7 @@ __all__ = [
     "VIEWS_KEY",
     "AbsentTokens",
     "CacheError",
+    "Check",
     "ClipSelection",
     "ClipTableError",
     "CompactReport",
@@ -107,11 +111,14 @@ __all__ = [
     "Protocol",
     "Section",
     "ShareReport",
+    "StoppedError",
     "TokenGrid",
     "TokenTrace",
     "VerifyReport",
+    "WorkerPool",
     "align_columns",
     "check_clip_table",
+    "checks_text",
     "class_group",
     "class_name",
     "classes_by_group",
@@ -127,6 +134,7 @@ __all__ = [
     "export_features",
     "find_clip",
     "find_leakage",
+    "find_project",
     "html_data",
     "html_details",
     "html_figure",
@@ -134,6 +142,7 @@ __all__ = [
     "html_warnings",
     "import_features",
     "import_share",
+    "installation_checks",
     "is_share",
     "label_classes",
     "lazy_names",
@@ -146,6 +155,8 @@ __all__ = [
     "read_clip_table",
     "read_plain_pickle",
     "remove_feature_set",
+    "shielded_children",
+    "storage_checks",
     "subjects_are_known",
     "sync",
     "sync_all",
@@ -163,10 +174,13 @@ __getattr__ = lazy_names(
         "clips": "EMOTION_CLASSES SPLITS TASKS check_clip_table clip_table_csv describe_clips draw_validation "
         "find_clip label_classes read_clip_table",
         "derive": "GRID_KEY LAYOUTS_KEY DeriveReport derive_layout",
+        "doctor": "Check checks_text installation_checks",
+        "doctor_project": "find_project storage_checks",
         "durable": "committed_file sync sync_all writing",
         "errors": "CacheError ClipTableError LeakageError MgcliError NonFiniteTokensError ProjectError",
         "failures": "Failure",
         "feature_set": "FeatureSet",
+        "interrupt": "StoppedError WorkerPool shielded_children",
         "leakage": "LeakageReport Overlap find_leakage media_names subjects_are_known",
         "maintain": "CompactReport GarbageReport collect_garbage compact remove_feature_set",
         "merge": "MergeReport merge_cache",

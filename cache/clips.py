@@ -69,7 +69,7 @@ def read_clip_table(path: str | Path, *, require: Iterable[str] = ("clip_id",)) 
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
     except FileNotFoundError:
-        raise ClipTableError(f"no clip table {path}; give one with --clips FILE") from None
+        raise ClipTableError(f"no clip table {path}; give one with --clips FILE, or begin with: mgcli init") from None
     except IsADirectoryError:
         raise ClipTableError(f"{path} is a folder; --clips takes a CSV file") from None
     except PermissionError:

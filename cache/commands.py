@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mgcli.cache.completion import feature_set_names
 from mgcli.cache.console import (
     EXIT_FAULT,
     EXIT_SOME_FAILED,
@@ -17,6 +18,7 @@ from mgcli.cache.console import (
     parse_place,
     print_result,
     say,
+    stops_with,
 )
 
 app = typer.Typer(help="Look after the feature cache.", no_args_is_help=True)
@@ -64,6 +66,7 @@ def info(
 
 
 @app.command()
+@stops_with("nothing was changed, and the rest is not checked; run the same command again")
 def verify(
     cache: CacheOption = None,
     fast: Annotated[bool, typer.Option("--fast", help="All but the bytes of the tokens.")] = False,
@@ -95,9 +98,13 @@ def gc(
 
 
 @app.command()
+@stops_with("no clip is lost: a part goes once what replaces it is whole; run the same command again to go on")
 def compact(
     name: Annotated[
-        str | None, typer.Argument(help="Folder name or start of a fingerprint; default: every set.")
+        str | None,
+        typer.Argument(
+            help="Folder name or start of a fingerprint; default: every set.", autocompletion=feature_set_names
+        ),
     ] = None,
     cache: CacheOption = None,
     part_mb: Annotated[int, typer.Option(min=1, help="Size of a new part in MB.")] = 256,
@@ -117,6 +124,7 @@ def compact(
 
 
 @app.command()
+@stops_with("clips that came over are whole and stay; run the same command again to go on")
 def merge(
     others: Annotated[
         list[Path], typer.Argument(parser=parse_place, metavar="OTHER", help="Caches that other machines made.")
@@ -141,7 +149,12 @@ def merge(
 
 @app.command("rm")
 def remove(
-    name: Annotated[str, typer.Argument(help="Folder name or start of the fingerprint of a feature set.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Folder name or start of the fingerprint of a feature set.", autocompletion=feature_set_names
+        ),
+    ],
     cache: CacheOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
@@ -156,7 +169,12 @@ def remove(
 
 @app.command("export")
 def export(
-    name: Annotated[str, typer.Argument(help="Folder name or start of the fingerprint of a feature set.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Folder name or start of the fingerprint of a feature set.", autocompletion=feature_set_names
+        ),
+    ],
     out: Annotated[Path, typer.Argument(help="File to write; a folder for npy and npz-per-clip.")],
     form: Annotated[str, typer.Option(help="npz, npz-per-clip, npy, hdf5, safetensors or share.")],
     clips: Annotated[Path | None, typer.Option(help="Only the clips of this clip table (CSV).")] = None,
@@ -176,8 +194,14 @@ def export(
 
 
 @app.command()
+@stops_with("clips that are finished stay; run the same command again to go on")
 def derive(
-    name: Annotated[str, typer.Argument(help="Folder name or start of the fingerprint of a feature set.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Folder name or start of the fingerprint of a feature set.", autocompletion=feature_set_names
+        ),
+    ],
     tokens: Annotated[str, typer.Option(help="Layout to make: time, joint or pooled.")],
     grid: Annotated[
         str | None, typer.Option(help="CLASS,TIMES,PLACES of a window, where the feature set does not say.")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
+from mgcli.cache.completion import protocol_names
 from mgcli.cache.text_table import align_columns
 
 if TYPE_CHECKING:
@@ -17,6 +20,28 @@ if TYPE_CHECKING:
 
 EXIT_FAULT = 1  # a user's mistake or a data fault
 EXIT_SOME_FAILED = 3  # finished, but some clips failed
+EXIT_STOPPED = 130  # by Ctrl-C
+
+
+_P = ParamSpec("_P")
+
+
+def stops_with(what_is_safe: str) -> Callable[[Callable[_P, None]], Callable[_P, None]]:
+    """For a command: what Ctrl-C leaves whole, and what to run next. Without it the command line says the usual."""
+
+    def decorate(command: Callable[_P, None]) -> Callable[_P, None]:
+        @wraps(command)
+        def stoppable(*args: _P.args, **kwargs: _P.kwargs) -> None:
+            try:
+                command(*args, **kwargs)
+            except KeyboardInterrupt:
+                from mgcli.cache.interrupt import StoppedError
+
+                raise StoppedError(what_is_safe) from None
+
+        return stoppable
+
+    return decorate
 
 
 def parse_place(text: str) -> Path:
@@ -36,7 +61,10 @@ RootOption = Annotated[Path | None, typer.Option("--root", help="Folder of the d
 FormatOption = Annotated[str | None, typer.Option("--format", help="hdf5 or zarr, for a cache that is made new.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 ProtocolOption = Annotated[
-    str | None, typer.Option("--protocol", help="Split of the data set, or a name to keep a clip table under.")
+    str | None,
+    typer.Option(
+        "--protocol", help="Split of the data set, or a name to keep a clip table under.", autocompletion=protocol_names
+    ),
 ]
 AllowLeakageOption = Annotated[
     bool, typer.Option("--allow-leakage", help="Go on where the leakage guard refuses; every table then says so.")

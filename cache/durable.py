@@ -135,6 +135,8 @@ def writing(what: Path) -> Iterator[None]:
             raise CacheError(f"no permission to write {what}; make it writable or choose another folder") from error
         if is_remote(what):
             raise _unreachable(what, error) from error
+        if error.errno in (errno.ENOENT, errno.ENOTDIR) and not what.parent.is_dir():
+            raise CacheError(f"cannot write {what}: there is no folder {what.parent}; make it first") from error
         raise
     except CacheError:
         raise

@@ -31,7 +31,9 @@ def named_class(
     try:
         found = getattr(import_module(module), class_name)
     except (ModuleNotFoundError, AttributeError, ValueError) as fault:
-        raise error(f"no {what} at {name!r}: {fault}; write it as package.module:Class") from fault
+        raise error(
+            f"no {what} at {name!r}: {fault}; write it as package.module:Class, in this folder or installed"
+        ) from fault
     if not (isinstance(found, type) and issubclass(found, base)):
         room = base.__module__.rpartition(".")[0]
         raise error(f"{name!r} is not a subclass of {room}.{base.__name__}")

@@ -93,6 +93,10 @@ def _read_project(path: Path) -> Project:
         for key in values:
             if known is not None and key not in known:
                 raise ProjectError(f"{path}: unknown key {key!r} in [{section}]{_near(key, known)}")
+            is_table = known is None or key == "options"
+            if not isinstance(values[key], dict if is_table else str):
+                kind = f"a section, [{section}.{key}]" if is_table else "text in quotes"
+                raise ProjectError(f"{path}: {key} in [{section}] must be {kind}, not {values[key]!r}")
     data, cache = content.get("data", {}), content.get("cache", {})
     base = path.parent
     return Project(

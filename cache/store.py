@@ -45,7 +45,8 @@ def open_cache(path: str | Path, *, create: bool = False, format: str = "hdf5") 
     if not found:
         if not create:
             raise CacheError(
-                f"no cache in {path}; fill one with: mgcli extract --modality video, or mgcli cache import"
+                f"no cache in {path}; fill one with: mgcli extract --modality video, or mgcli cache import; "
+                "or name another with --cache DIR"
             )
         if is_remote(path) and format != "zarr":
             raise CacheError(f"an object store holds parts in zarr: give --format zarr for {path}")

@@ -6,10 +6,8 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise, repeat
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from mgcli.cache.durable import checked_json
 from mgcli.cache.entries import EntryIndex
 from mgcli.cache.errors import CacheError
 from mgcli.cache.feature_set import SPEC_FILE, FeatureSet
+from mgcli.cache.interrupt import WorkerPool
 from mgcli.cache.part import ARRAY_DTYPES, STORED_NUMPY_DTYPES, Part, array_checksum, attributes_checksum, open_part
 from mgcli.cache.place import is_remote
 from mgcli.cache.store import CACHE_FILE, FeatureCache
@@ -154,7 +153,7 @@ def _check_parts(features: FeatureSet, parts: Sequence[Part], fast: bool, jobs: 
     if jobs <= 1:
         yield from map(_check_part, paths, *arguments)
         return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    with WorkerPool(jobs) as pool:
         yield from pool.map(_check_part, paths, *arguments)
 
 

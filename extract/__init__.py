@@ -6,11 +6,8 @@ from mgcli.cache import lazy_names
 
 if TYPE_CHECKING:
     from mgcli.extract.backbone import (
-        BACKBONES,
-        MODALITIES,
         Backbone,
         BackboneError,
-        Modality,
         Prepared,
         backbone_class,
         create_backbone,
@@ -30,9 +27,11 @@ if TYPE_CHECKING:
         table_notes,
     )
     from mgcli.extract.dataset_demo import DEMO_POSE_SETTINGS, DemoConfig, make_demo, pose_labels
+    from mgcli.extract.doctor import extract_checks
     from mgcli.extract.engine import ENGINES, EngineError
     from mgcli.extract.explain import explain_extraction
     from mgcli.extract.face import Face, FaceDetector, FaceError, align_face, read_faces
+    from mgcli.extract.names import BACKBONES, MODALITIES, Modality
     from mgcli.extract.pipeline import extract_modalities
     from mgcli.extract.report import ExtractReport, ModalityReport
     from mgcli.extract.run_clock import RunProfile
@@ -116,6 +115,7 @@ __all__ = [
     "describe_weights",
     "download_weights",
     "explain_extraction",
+    "extract_checks",
     "extract_modalities",
     "hand_order",
     "import_weights",
@@ -142,7 +142,7 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {  # module -> public names in it
-        "backbone": "BACKBONES MODALITIES Backbone BackboneError Modality Prepared backbone_class create_backbone",
+        "backbone": "Backbone BackboneError Prepared backbone_class create_backbone",
         "bench": "BenchReport bench_backbone",
         "bench_skeletons": "SkeletonBenchReport bench_skeleton_reading",
         "bench_pipeline": "PipelineBench PipelineBenchConfig bench_extraction",
@@ -150,9 +150,11 @@ __getattr__ = lazy_names(
         "check": "CheckReport check_dataset",
         "dataset": "DATASETS DatasetError DatasetProtocol choose_protocol load_dataset load_project_clips table_notes",
         "dataset_demo": "DEMO_POSE_SETTINGS DemoConfig make_demo pose_labels",
+        "doctor": "extract_checks",
         "engine": "ENGINES EngineError",
         "face": "Face FaceDetector FaceError align_face read_faces",
         "explain": "explain_extraction",
+        "names": "BACKBONES MODALITIES Modality",
         "pipeline": "extract_modalities",
         "report": "ExtractReport ModalityReport",
         "run_clock": "RunProfile",

@@ -9,7 +9,7 @@ import importlib
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, get_args, get_type_hints
 
@@ -19,46 +19,17 @@ from torch import Tensor, nn
 
 from mgcli.cache import MgcliError, TokenGrid, named_class
 from mgcli.extract.face import DEFAULT_DETECTOR
+from mgcli.extract.names import BACKBONES, FAMILIES
 from mgcli.extract.shrink import Shrink
 from mgcli.extract.skeleton_layouts import JointLayout
 from mgcli.extract.weights import PublishedWeights, Weights, resolve_weights
-from mgcli.extract.weights_checkpoint import WeightsError, load_weights, read_provenance, state_sha256
+from mgcli.extract.weights_checkpoint import MissingWeightsError, load_weights, read_provenance, state_sha256
 
-BACKBONES: dict[str, str] = {  # name -> where it is; imported when asked for
-    "mvit_v2_s": "mgcli.extract.backbone_mvit:MViTv2S",
-    "agcn_joint": "mgcli.extract.backbone_agcn:JointStream",
-    "agcn_bone": "mgcli.extract.backbone_agcn:BoneStream",
-    "agcn_two_stream": "mgcli.extract.backbone_agcn_two_stream:TwoStreamAGCN",
-    "swinface": "mgcli.extract.backbone_swinface:SwinFace",
-    "joints": "mgcli.extract.backbone_joints:Joints",
-}
-FAMILIES: dict[str, str] = {  # FAMILY of `FAMILY:NAME` -> class whose `member(NAME)` is the backbone
-    "timm": "mgcli.extract.backbone_framewise:TimmFrames",
-    "torchvision": "mgcli.extract.backbone_torchvision:TorchvisionVideo",
-}
 PRECISIONS: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class BackboneError(MgcliError):
     """A backbone, layout or option that does not exist."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Modality:
-    """What a modality is made with unless the caller says otherwise."""
-
-    backbone: str
-    tokens: str | None = None  # layout; None: the backbone's own default
-    options: dict[str, Any] = field(default_factory=dict)  # passed to backbones that take them
-    task: str | None = None  # the clips with a label of this task, where there are any; None: every clip
-
-
-MODALITIES: dict[str, Modality] = {
-    "video": Modality(backbone="mvit_v2_s", tokens="time", options={"sampling": "official"}, task="gesture"),
-    "context": Modality(backbone="mvit_v2_s", tokens="pooled", options={"sampling": "windows"}, task="emotion"),
-    "pose": Modality(backbone="agcn_two_stream", task="gesture"),
-    "face": Modality(backbone="swinface", tokens="expression", task="emotion"),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,7 +195,7 @@ def create_backbone(
     if weights is not None and not kind.has_weights:
         raise BackboneError(f"{kind.name} is computed without weights; leave out weights={weights!r}")
     if weights is None and kind.weights_hint:
-        raise WeightsError(
+        raise MissingWeightsError(
             f"{kind.name} has no published weights to fall back on: give --weights FILE, {kind.weights_hint}; "
             "--weights random:0 runs without (for trying things out: such tokens mean little)"
         )

@@ -7,8 +7,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mgcli.extract.backbone import BACKBONES, FAMILIES, MODALITIES, Backbone, backbone_class, family_class
+from mgcli.extract.backbone import Backbone, backbone_class, family_class
 from mgcli.extract.dataset import DATASETS
+from mgcli.extract.names import BACKBONES, FAMILIES, MODALITIES
 from mgcli.extract.weights import PublishedWeights, find_published, weights_folders
 from mgcli.extract.weights_agcn import RELEASED
 from mgcli.extract.weights_checkpoint import file_sha256

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mgcli.cache.completion import task_names
 from mgcli.cache.console import (
     EXIT_FAULT,
     EXIT_SOME_FAILED,
@@ -26,7 +27,9 @@ from mgcli.cache.console import (
     print_result,
     project_with,
     say,
+    stops_with,
 )
+from mgcli.extract.completion import backbone_names, dataset_names, modality_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +58,8 @@ WeightsOption = Annotated[
     str | None, typer.Option("--weights", help="File, name in the weights folder, or random:SEED.")
 ]
 BackboneOption = Annotated[
-    str | None, typer.Option("--backbone", help="See `mgcli backbones`, or package.module:Class.")
+    str | None,
+    typer.Option("--backbone", help="See `mgcli backbones`, or package.module:Class.", autocompletion=backbone_names),
 ]
 SamplingOption = Annotated[str | None, typer.Option("--sampling", help="Frame sampling, as the backbone names it.")]
 BackboneOptionsOption = Annotated[
@@ -80,7 +84,7 @@ DecoderOption = Annotated[
 
 @app.command()
 def init(
-    dataset: Annotated[str, typer.Argument(help="Data set: see `mgcli datasets`.")],
+    dataset: Annotated[str, typer.Argument(help="Data set: see `mgcli datasets`.", autocompletion=dataset_names)],
     root: Annotated[Path, typer.Option(help="Folder of the data set.")] = Path(),
     clips: ClipsOption = None,
     cache: CacheOption = None,
@@ -163,9 +167,13 @@ def data_table(
 
 
 @app.command()
+@stops_with("every finished clip is in the cache; run the same command again to go on")
 def extract(
     modality: Annotated[
-        list[str], typer.Option("--modality", help="video, pose, face or context; repeat for several.")
+        list[str],
+        typer.Option(
+            "--modality", help="video, pose, face or context; repeat for several.", autocompletion=modality_names
+        ),
     ],
     tokens: TokensOption = None,
     weights: WeightsOption = None,
@@ -178,7 +186,10 @@ def extract(
     view_flip: ViewFlipOption = None,
     store_dtype: StoreOption = None,
     task: Annotated[
-        str | None, typer.Option(help="Only clips of this task, gesture or emotion; default: the modality's.")
+        str | None,
+        typer.Option(
+            help="Only clips of this task, gesture or emotion; default: the modality's.", autocompletion=task_names
+        ),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Inputs a forward pass; default automatic.")] = None,
     workers: WorkersOption = None,
@@ -237,9 +248,12 @@ def extract(
 
 
 @app.command("backbone-train")
+@stops_with("the epochs that are finished are kept; run the same command again to go on")
 def backbone_train(
     modality: Annotated[str, typer.Option(help="pose: the two streams of 2s-AGCN.")],
-    task: Annotated[str, typer.Option(help="Whose labels it learns: gesture or emotion.")] = "gesture",
+    task: Annotated[
+        str, typer.Option(help="Whose labels it learns: gesture or emotion.", autocompletion=task_names)
+    ] = "gesture",
     option: Annotated[
         list[str] | None, typer.Option(help="KEY=VALUE, any setting of the training or option of the backbone.")
     ] = None,
@@ -286,7 +300,10 @@ def backbone_train(
 def cache_explain(
     clip_id: Annotated[str, typer.Argument(help="The clip.")],
     modality: Annotated[
-        list[str], typer.Option("--modality", help="video, pose, face or context; repeat for several.")
+        list[str],
+        typer.Option(
+            "--modality", help="video, pose, face or context; repeat for several.", autocompletion=modality_names
+        ),
     ],
     tokens: TokensOption = None,
     weights: WeightsOption = None,

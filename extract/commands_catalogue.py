@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mgcli.cache.console import JsonOption, key_values, print_result, print_rows, project_with, say
+from mgcli.extract.completion import backbone_names
 
 app = typer.Typer()
 weights_app = typer.Typer(help="List every weights file, or import a released one.")
@@ -51,7 +52,9 @@ def weights_import(
             help="Checkpoint, or its name in the weights folder; for agcn_two_stream two, joint stream first.",
         ),
     ],
-    backbone: Annotated[str, typer.Option(help="Backbone it is for; see `mgcli backbones`.")],
+    backbone: Annotated[
+        str, typer.Option(help="Backbone it is for; see `mgcli backbones`.", autocompletion=backbone_names)
+    ],
     option: Annotated[
         list[str] | None,
         typer.Option(help="KEY=VALUE, an option of the backbone, such as joints=ntu25; kept with the file."),

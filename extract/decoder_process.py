@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from mgcli.cache import MgcliError, warn
+from mgcli.cache import MgcliError, shielded_children, warn
 from mgcli.extract.decoder import Decoder, Needs, Pictures
 from mgcli.extract.decoder_library import PYAV, Library
 from mgcli.extract.frame_ring import RingReader, open_ring_file
@@ -141,7 +141,7 @@ class _DecoderProcess:
         if why:
             self._say(f"no shared memory for decoded frames ({why}); they go through a file in the temporary folder")
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, shielded_children():
             self._process = subprocess.Popen(
                 [
                     sys.executable,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import queue
-import signal
 import sys
 import threading
 import time
@@ -30,7 +29,6 @@ LOAD_LIMIT_S = 300.0  # that loading torchcodec may take
 
 def main() -> None:
     """Serve the parent until it goes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this process
     socket, ring, nice = map(int, sys.argv[1:])
     os.nice(nice)
     _Worker(Connection(socket), RingWriter(ring)).serve()

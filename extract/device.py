@@ -25,7 +25,9 @@ def choose_device(device: str | None = None) -> torch.device:
         torch.empty(0, device=device)
         return torch.device(device)
     except (RuntimeError, AssertionError) as error:
-        raise BackboneError(f"no device {device!r} here: {str(error).splitlines()[0]}") from error
+        raise BackboneError(
+            f"no device {device!r} here: {str(error).splitlines()[0]}; leave --device out, or look with: mgcli doctor"
+        ) from error
 
 
 def choose_precision(precision: str, kind: type[Backbone], device: torch.device) -> str:
@@ -41,7 +43,7 @@ def choose_precision(precision: str, kind: type[Backbone], device: torch.device)
     if len(kind.precisions) == 1:
         return kind.precisions[0]
     if precision == "auto":
-        return "bfloat16" if _is_faster_in_bfloat16(device) else "float32"
+        return usual_precision(device)[0]
     return precision
 
 
@@ -92,13 +94,22 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _is_faster_in_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 pays: GPUs from Ampere on, and processors with tiles (AMX).
+def usual_precision(device: torch.device) -> tuple[str, str]:
+    """The precision that suits a device, and why.
 
-    AVX-512 BF16 alone does not: on an Intel Xeon with its tiles masked, large products took 1.5 to 1.9 times as long
-    as in float32, and MViTv2-S 1.4 times.
+    bfloat16 where it pays: GPUs from Ampere on, and processors with tiles (AMX). AVX-512 BF16 alone does not: on an
+    Intel Xeon with its tiles masked, large products took 1.5 to 1.9 times as long as in float32, MViTv2-S 1.4 times.
     """
     if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    # torch has no public question for this; a version that drops the name computes in float32
-    return device.type == "cpu" and getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+        major, minor = torch.cuda.get_device_capability(device)
+        pays = (major, minor) >= (8, 0)
+        why = f"the GPU has compute capability {major}.{minor}, and bfloat16 is faster from 8.0 on"
+    elif device.type == "cpu":
+        # torch has no public question for this; a version that drops the name computes in float32
+        pays = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+        why = (
+            "the processor has AMX, which is faster in it" if pays else "without AMX a processor is slower in bfloat16"
+        )
+    else:
+        pays, why = False, f"whether bfloat16 is faster on {device.type} is not known"
+    return "bfloat16" if pays else "float32", why

@@ -7,11 +7,12 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import connection, get_context
+from multiprocessing import connection, get_context, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING
 
+from mgcli.cache import shielded_children
 from mgcli.extract.engine import Ended, Engine, EngineError, FileWork, Lost, Message, WorkerTask, share_of_cores
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ class ProcessEngine(Engine):
         ours, its = get_context("spawn").Pipe()
         # not a daemon: those may not have decoder processes of their own
         process = get_context("spawn").Process(target=_main, args=(its,), name=f"mgcli {self.slots[slot]}")
-        with share_of_cores(slot, len(self.slots)):
+        resource_tracker.ensure_running()
+        with share_of_cores(slot, len(self.slots)), shielded_children():
             process.start()
         its.close()  # so that the worker's death is the end of the line
         self._workers[slot] = _Worker(process, ours)
@@ -141,7 +143,6 @@ def _death(exit_code: int | None) -> str:
 
 def _main(line: Connection) -> None:
     """A worker's process, from its start to its end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the first process then stops the others
     task: WorkerTask = line.recv()
     from mgcli.extract.worker import WorkerFeed, work  # torch loads here
 

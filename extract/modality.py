@@ -14,16 +14,15 @@ import torch
 
 from mgcli.cache import TASKS, ClipTableError, FeatureSet, FeatureSpec, check_clip_table
 from mgcli.extract.backbone import (
-    MODALITIES,
     Backbone,
     BackboneError,
-    Modality,
     accepted_options,
     backbone_class,
     create_backbone,
 )
 from mgcli.extract.device import choose_precision
 from mgcli.extract.inputs import ClipRequest
+from mgcli.extract.names import MODALITIES, Modality
 from mgcli.extract.skeleton import read_skeleton
 from mgcli.extract.skeleton_layouts import SkeletonError
 from mgcli.extract.views import ViewConfig
@@ -59,8 +58,8 @@ class ModalityConfig:
         if self.backbone is not None:
             return Modality(backbone=self.backbone)
         near = difflib.get_close_matches(self.modality, MODALITIES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(MODALITIES)}"
-        raise BackboneError(f"unknown modality {self.modality!r}{hint} A new one needs a backbone")
+        hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(MODALITIES)}."
+        raise BackboneError(f"unknown modality {self.modality!r}{hint} A new one needs --backbone NAME")
 
     @property
     def backbone_name(self) -> str:

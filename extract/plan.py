@@ -22,6 +22,7 @@ from mgcli.extract.inputs import ClipRequest
 from mgcli.extract.modality import ModalityConfig, clips_of, make_backbone, make_spec, missing_clips
 from mgcli.extract.shard import Shard, files_of, share_of
 from mgcli.extract.views import ViewConfig, sided_classes, views_for
+from mgcli.extract.weights_released import weights_licence
 
 _PROVENANCE_PACKAGES = ("mgcli", "torch", "torchvision", "timm", "av", "numpy")
 
@@ -187,6 +188,7 @@ def _provenance(device: torch.device, backbone: Backbone) -> dict[str, Any]:
         **trained_on,
         **lies,
         LAYOUTS_KEY: list(backbone.layouts),
+        "weights_licence": weights_licence(backbone),
         **{name: version(name) for name in _PROVENANCE_PACKAGES},
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} {platform.machine()}",

@@ -13,7 +13,14 @@ from pathlib import Path
 
 import torch
 
-from mgcli.extract.weights_checkpoint import WeightsError, file_sha256, read_checkpoint, read_provenance, tensors_sha256
+from mgcli.extract.weights_checkpoint import (
+    MissingWeightsError,
+    WeightsError,
+    file_sha256,
+    read_checkpoint,
+    read_provenance,
+    tensors_sha256,
+)
 
 WEIGHTS_DIR_VARIABLE = "MGCLI_WEIGHTS_DIR"
 _RANDOM = re.compile(r"random:(\d{1,9})")
@@ -79,7 +86,7 @@ def resolve_weights(
         path = find_published(own, weights_dir)
     if path is None:
         if own is None or not download or not own.url:
-            raise WeightsError(_missing_message(name, own, weights_dir))
+            raise MissingWeightsError(_missing_message(name, own, weights_dir))
         path = download_weights(own, weights_dir)
     imported = _imported(path)
     found = imported or Weights(name=path.name, sha256=file_sha256(path), path=path)

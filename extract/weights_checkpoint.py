@@ -25,6 +25,10 @@ class WeightsError(MgcliError):
     """Weights that are missing, damaged, or made for another network."""
 
 
+class MissingWeightsError(WeightsError):
+    """Weights that are nowhere; the message says how to come by them."""
+
+
 def load_weights(module: nn.Module, path: Path) -> None:
     """Fill a module with a checkpoint, key by key, none missing and none left over.
 
@@ -52,7 +56,7 @@ def load_state(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     if missing or unexpected:
         raise WeightsError(
             f"{path} was made for another network: it lacks {_some(missing)} and has {_some(unexpected)}, "
-            f"{fitting} of {len(expected)} names fit"
+            f"{fitting} of {len(expected)} names fit; which file is whose: mgcli weights"
         )
     reshaped = [
         f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
@@ -96,7 +100,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"mgcli weights import {path} --backbone NAME"
         ) from error
     except READ_ERRORS as error:
-        raise WeightsError(f"{path} is not a checkpoint, or is cut short: {_first_line(error)}") from error
+        raise WeightsError(
+            f"{path} is not a checkpoint, or is cut short: {_first_line(error)}; fetch it again, or give another"
+        ) from error
     return _checked_dict(content, path)
 
 
@@ -116,7 +122,9 @@ def read_released(path: Path) -> dict[str, Any]:
             "A checkpoint should hold only a state_dict(), saved with torch.save or as .safetensors"
         ) from error
     except READ_ERRORS as error:
-        raise WeightsError(f"{path} is not a checkpoint, or is cut short: {_first_line(error)}") from error
+        raise WeightsError(
+            f"{path} is not a checkpoint, or is cut short: {_first_line(error)}; fetch it again, or give another"
+        ) from error
     return _checked_dict(content, path)
 
 
@@ -132,7 +140,9 @@ def read_provenance(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             content = json.loads((file.metadata() or {}).get(PROVENANCE_KEY, "{}"))
     except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path} is not a checkpoint, or is cut short: {_first_line(error)}") from error
+        raise WeightsError(
+            f"{path} is not a checkpoint, or is cut short: {_first_line(error)}; fetch it again, or give another"
+        ) from error
     if not isinstance(content, dict):
         raise WeightsError(f"{path}: what it says of its making is no JSON object")
     return content

@@ -104,6 +104,16 @@ def _plain(key: str, value: Tensor, source: Path) -> Tensor:
     return value.detach().clone(memory_format=torch.contiguous_format)
 
 
+def weights_licence(backbone: Backbone) -> str:
+    """The licence of the file that a backbone was filled from; empty where there is no file."""
+    path = backbone.weights.path
+    if path is None:
+        return ""
+    if backbone.trained_on is not None:
+        return "your own, by mgcli backbone-train"
+    return read_provenance(path).get("licence") or _known_licence(type(backbone), path.name, backbone.weights.sha256)
+
+
 def _known_licence(kind: type[Backbone], file: str, sha256: str) -> str:
     """The licence of a file that its authors publish under this name, and with this hash if they give one."""
     candidates: list[PublishedWeights] = [*RELEASED.get(kind.name, ())]

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from mgcli.fuse.ensemble import Ensemble, EnsembleError, make_ensemble
     from mgcli.fuse.folds import FoldError
     from mgcli.fuse.grid import GridError, settings_of
-    from mgcli.fuse.head import HEADS, FusionHead, HeadConfig, HeadError, HeadOutput, create_head
+    from mgcli.fuse.head import FusionHead, HeadConfig, HeadError, HeadOutput, create_head
+    from mgcli.fuse.names import HEADS
     from mgcli.fuse.paired import compare_runs
     from mgcli.fuse.predict import Evaluation, evaluate_run, mean_predictions, predict_run
     from mgcli.fuse.report import Report, write_report
@@ -86,7 +87,8 @@ __getattr__ = lazy_names(
         "ensemble": "Ensemble EnsembleError make_ensemble",
         "folds": "FoldError",
         "grid": "GridError settings_of",
-        "head": "HEADS FusionHead HeadConfig HeadError HeadOutput create_head",
+        "head": "FusionHead HeadConfig HeadError HeadOutput create_head",
+        "names": "HEADS",
         "paired": "compare_runs",
         "predict": "Evaluation evaluate_run mean_predictions predict_run",
         "report": "Report write_report",

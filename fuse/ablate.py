@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mgcli.cache import FeatureCache, MgcliError, Progress, open_cache
+from mgcli.cache import FeatureCache, MgcliError, Progress, StoppedError, open_cache, shielded_children
 from mgcli.fuse.grid import Cell, groups
 from mgcli.fuse.plan import is_done, num_workers
 from mgcli.fuse.run import check_writable
@@ -161,8 +161,9 @@ def _train_side_by_side(work: _Work, processes: int, bar: Progress, failed: dict
             bar.step()
 
     try:
-        for worker in workers:
-            worker.start()
+        with shielded_children():
+            for worker in workers:
+                worker.start()
         while any(worker.is_alive() for worker in workers):
             look()
             time.sleep(_LOOK_EVERY_S)
@@ -178,9 +179,8 @@ def _train_side_by_side(work: _Work, processes: int, bar: Progress, failed: dict
 
 def _worker(work: _Work, results: SimpleQueue[tuple[str, str]]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with suppress(KeyboardInterrupt):
-        for cell, fault in _each(work, {}, may_wait=False):
-            results.put((cell.name, fault))
+    for cell, fault in _each(work, {}, may_wait=False):
+        results.put((cell.name, fault))
 
 
 def _end_with_parent() -> None:
@@ -209,12 +209,17 @@ def _nothing(message: str) -> None:
 
 
 def report_failures(outcome: Outcome) -> None:
-    """What did not come about, on stderr."""
+    """What failed, on stderr."""
     for name, fault in outcome.failed.items():
         print(f"failed: {name}: {fault}", file=sys.stderr)
+
+
+def raise_if_stopped(outcome: Outcome) -> None:
+    """Say that Ctrl-C left something to do, once the tables of the rest are written.
+
+    Raises:
+        StoppedError: it did.
+    """
     if outcome.left:
         total = len(outcome.done) + len(outcome.failed) + len(outcome.left)
-        print(
-            f"stopped: {len(outcome.done)} of {total} runs are finished; run the same command again to go on",
-            file=sys.stderr,
-        )
+        raise StoppedError(f"{len(outcome.done)} of {total} runs are finished; run the same command again to go on")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mgcli.cache.completion import modality_lists, task_names
 from mgcli.cache.console import (
     AllowLeakageOption,
     CacheOption,
@@ -19,7 +20,9 @@ from mgcli.cache.console import (
     print_rows,
     project_with,
     say,
+    stops_with,
 )
+from mgcli.fuse.completion import head_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,10 +49,15 @@ PriorOption = Annotated[
 
 
 @app.command("fuse-train")
+@stops_with("the unfinished run leaves nothing, finished ones stay; run the same command again")
 def fuse_train(
-    task: Annotated[str, typer.Option(help="gesture or emotion.")],
-    head: Annotated[str | None, typer.Option(help="See `mgcli heads`, or package.module:Class.")] = None,
-    modalities: Annotated[str | None, typer.Option(help="Such as video,pose; default the task's.")] = None,
+    task: Annotated[str, typer.Option(help="gesture or emotion.", autocompletion=task_names)],
+    head: Annotated[
+        str | None, typer.Option(help="See `mgcli heads`, or package.module:Class.", autocompletion=head_names)
+    ] = None,
+    modalities: Annotated[
+        str | None, typer.Option(help="Such as video,pose; default the task's.", autocompletion=modality_lists)
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings: with seed 0, 1, ...")] = 5,
     baselines: Annotated[bool, typer.Option("--baselines", help="Train every baseline too, and compare.")] = False,
     features: Annotated[

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mgcli.cache.completion import modality_lists, task_names
 from mgcli.cache.console import (
     EXIT_FAULT,
     EXIT_SOME_FAILED,
@@ -21,8 +22,10 @@ from mgcli.cache.console import (
     print_result,
     project_with,
     say,
+    stops_with,
 )
 from mgcli.fuse.commands import AllowUnseenOption, RunArgument, RunsOption, training_clips
+from mgcli.fuse.completion import head_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-TaskOption = Annotated[str, typer.Option(help="gesture or emotion.")]
+TaskOption = Annotated[str, typer.Option(help="gesture or emotion.", autocompletion=task_names)]
 FeaturesOption = Annotated[
     list[str] | None,
     typer.Option(help="MODALITY=FINGERPRINT (or backbone), where a modality has several feature sets."),
@@ -43,14 +46,22 @@ ProcessesOption = Annotated[
     int | None, typer.Option(min=1, help="Runs trained at a time; default: one a core, one with a GPU.")
 ]
 
+_STOPS = stops_with("runs that are finished stay; run the same command again to go on")
+
 
 @app.command()
+@_STOPS
 def ablate(
     task: TaskOption,
     grid: Annotated[Path | None, typer.Option(help="TOML file: head, modalities, seeds, folds, [options].")] = None,
-    head: Annotated[list[str] | None, typer.Option(help="A head of the grid; repeat for several.")] = None,
+    head: Annotated[
+        list[str] | None, typer.Option(help="A head of the grid; repeat for several.", autocompletion=head_names)
+    ] = None,
     modalities: Annotated[
-        list[str] | None, typer.Option(help="A choice of modalities, such as video,pose; repeat for several.")
+        list[str] | None,
+        typer.Option(
+            help="A choice of modalities, such as video,pose; repeat for several.", autocompletion=modality_lists
+        ),
     ] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="KEY=V1,V2,..., any setting of the training or head; repeat for several.")
@@ -74,7 +85,7 @@ def ablate(
     as_json: JsonOption = False,
 ) -> None:
     """Train a grid of modalities, heads, options, seeds and folds; resumes; tables as CSV, Markdown and LaTeX."""
-    from mgcli.fuse.ablate import report_failures, train_cells
+    from mgcli.fuse.ablate import raise_if_stopped, report_failures, train_cells
     from mgcli.fuse.ablate_table import ablation_table
     from mgcli.fuse.grid import check_cells, make_grid, plan_cells, read_grid, settings_of
     from mgcli.fuse.plan import grid_name, make_plan
@@ -109,15 +120,21 @@ def ablate(
         made.write(folder)
         failed = {"failed": outcome.failed, "left": [cell.name for cell in outcome.left]}
         print_result(made.to_json() | failed | {"tables": str(folder)}, f"{made.text()}\ntables: {folder}", as_json)
-    if outcome.failed or outcome.left:
+    raise_if_stopped(outcome)
+    if outcome.failed:
         raise typer.Exit(EXIT_SOME_FAILED)
 
 
 @app.command()
+@_STOPS
 def tune(
     task: TaskOption,
-    head: Annotated[str | None, typer.Option(help="See `mgcli heads`; default the task's.")] = None,
-    modalities: Annotated[str | None, typer.Option(help="Such as video,pose; default the task's.")] = None,
+    head: Annotated[
+        str | None, typer.Option(help="See `mgcli heads`; default the task's.", autocompletion=head_names)
+    ] = None,
+    modalities: Annotated[
+        str | None, typer.Option(help="Such as video,pose; default the task's.", autocompletion=modality_lists)
+    ] = None,
     search: Annotated[str, typer.Option(help="random, or optuna (pip install 'mgcli[tune]').")] = "random",
     trials: Annotated[int, typer.Option(min=1, help="Settings to try.")] = 30,
     search_seed: Annotated[int, typer.Option(min=0, help="Of the search: the same seed tries the same settings.")] = 0,
@@ -140,7 +157,7 @@ def tune(
     as_json: JsonOption = False,
 ) -> None:
     """Search for settings on validation clips alone; test clips are not even loaded. Resumes."""
-    from mgcli.fuse.ablate import report_failures
+    from mgcli.fuse.ablate import raise_if_stopped, report_failures
     from mgcli.fuse.grid import make_grid, settings_of
     from mgcli.fuse.tune import SPACE, read_space, write_settings
     from mgcli.fuse.tune import tune as tune_settings
@@ -174,7 +191,8 @@ def tune(
         result = {**tuned.table.to_json(), "best": tuned.best.options, "settings": str(folder / "settings.toml")}
         text = f"{tuned.table.text()}\ngo on with: mgcli fuse-train --task {task} --settings {folder / 'settings.toml'}"
         print_result(result, text, as_json)
-    if tuned.outcome.failed or tuned.outcome.left:
+    raise_if_stopped(tuned.outcome)
+    if tuned.outcome.failed:
         raise typer.Exit(EXIT_SOME_FAILED)
 
 
@@ -184,7 +202,9 @@ def ensemble(
         list[Path],
         typer.Argument(metavar="SOURCE...", help="Run folders, .pkl of mmaction2 or pyskl, .csv by clip id."),
     ],
-    task: Annotated[str | None, typer.Option(help="gesture or emotion; default that of the runs.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="gesture or emotion; default that of the runs.", autocompletion=task_names)
+    ] = None,
     weights: Annotated[str | None, typer.Option(help="One a source, such as 1,0.5; default all the same.")] = None,
     fit: Annotated[bool, typer.Option("--fit", help="Find the weights on validation clips.")] = False,
     val: Annotated[

@@ -6,18 +6,17 @@ import inspect
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from mgcli.cache import FeatureCache, open_cache, warn
-from mgcli.fuse.head import HEADS, check_options, head_class
+from mgcli.cache import FeatureCache, WorkerPool, open_cache, warn
+from mgcli.fuse.head import check_options, head_class
+from mgcli.fuse.names import HEADS
 from mgcli.fuse.run import Run
 from mgcli.fuse.settings import TrainConfig
 from mgcli.fuse.task import SINGLE, choose, get_task
@@ -73,9 +72,8 @@ def compare_heads(
         bar = stack.enter_context(tqdm(total=len(jobs), desc=f"{task}: heads", unit="head", disable=not shown))
         if processes == 1:
             done: Iterator[Run] = (job() for job in jobs)
-        else:  # spawned, not forked: a fork of a process with running threads may hang
-            pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
-            stack.callback(pool.shutdown, cancel_futures=True)
+        else:
+            pool = stack.enter_context(WorkerPool(processes))
             futures = [pool.submit(job) for job in reversed(jobs)]  # the head itself takes longest: it goes first
             done = (future.result() for future in reversed(futures))
         runs = []

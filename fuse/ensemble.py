@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from mgcli.cache import MgcliError, align_columns, label_classes
+from mgcli.fuse.card import write_card
 from mgcli.fuse.metrics import over_seeds, scores, subject_intervals
 from mgcli.fuse.predict import mean_predictions, prediction_table, shares
 from mgcli.fuse.run import RUN_VERSION, Run, check_writable, group_rows, run_folder, write_run
@@ -150,6 +151,7 @@ def make_ensemble(
         predictions = _predictions(together, name)
         history = pd.DataFrame(columns=["seed", "epoch"])
         write_run(folder, config, run.to_json() | results, predictions, history, {})
+        write_card(folder, run)
     return Ensemble(
         run=run,
         split=split,

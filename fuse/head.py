@@ -1,4 +1,4 @@
-"""FusionHead, the contract of every head, and the table of names.
+"""FusionHead, the contract of every head, and how one is made by name.
 
 # Shapes: B batch, N tokens of one modality, D token width, K classes.
 """
@@ -14,24 +14,10 @@ from torch import Tensor, nn
 
 from mgcli.cache import MgcliError, named_class
 from mgcli.fuse.data import Batch, TokenStatistics
+from mgcli.fuse.names import HEADS
 
 if TYPE_CHECKING:
     from mgcli.fuse.layers import Attention
-
-HEADS: dict[str, str] = {  # name -> where it is; imported when asked for
-    "cross_modal_token_fusion": "mgcli.fuse.head_cross_modal_token_fusion:CrossModalTokenFusion",
-    "inter_fusion": "mgcli.fuse.head_inter_fusion:InterFusion",
-    "bottleneck": "mgcli.fuse.head_bottleneck:Bottleneck",
-    "mult": "mgcli.fuse.head_mult:MulT",
-    "low_rank": "mgcli.fuse.head_low_rank:LowRank",
-    "gated": "mgcli.fuse.head_gated:Gated",
-    "pose_guided": "mgcli.fuse.head_pose_guided:PoseGuided",
-    "single": "mgcli.fuse.head_baselines:Single",
-    "concat": "mgcli.fuse.head_baselines:Concat",
-    "score_average": "mgcli.fuse.head_baselines:ScoreAverage",
-    "logistic": "mgcli.fuse.head_baselines:Logistic",
-    "constant": "mgcli.fuse.head_baselines:Constant",
-}
 
 CROSS_TOKENS = ("all", "class", "bottleneck")
 

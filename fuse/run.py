@@ -8,6 +8,7 @@ A run folder holds:
 | metrics.json           | what `Run.to_json` gives, calibration among it, and confusion matrices        |
 | predictions.csv        | one row per seed and clip of val and test: true, predicted, p_CLASS           |
 | history.csv            | one row per seed and epoch                                                    |
+| card.md                | the same for people: see `card.py`                                            |
 | head-seedN.safetensors | the weights of each seed, input statistics among them                         |
 """
 
@@ -276,7 +277,9 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise RunError(f"{file.parent} is no run folder: it has no {file.name}") from None
+        raise RunError(
+            f"{file.parent} is no run folder: it has no {file.name}; give one that mgcli fuse-train made"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise RunError(f"{file} is damaged ({error}); train the run again") from None
 

@@ -243,7 +243,9 @@ def clip_list_hash(table: pd.DataFrame, task: str) -> str:
 def _labelled(table: pd.DataFrame, task: str) -> pd.DataFrame:
     labelled = table[table[task] != ""]
     if labelled.empty:
-        raise SelectionError(f"no clip of the clip table has a label in column {task!r}")
+        raise SelectionError(
+            f"no clip of the clip table has a label in column {task!r}; fill it in, or give --clips FILE"
+        )
     return labelled
 
 

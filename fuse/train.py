@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mgcli.cache import FeatureCache, Progress, media_names, open_cache, warn
 from mgcli.fuse.calibration import calibrate
+from mgcli.fuse.card import UNKNOWN_LICENCE, write_card
 from mgcli.fuse.data import ClipTensors, token_statistics
 from mgcli.fuse.device import threads_for, training_device
 from mgcli.fuse.head import FittedHead, check_options, create_head
@@ -131,6 +132,7 @@ def train_head(
         run = Run(path=path, config=described, **of_run)
         predictions = _prediction_rows(trained, selection, task)
         write_run(folder, described, {**run.to_json(), **results}, predictions, *_history_and_states(trained))
+        write_card(folder, run)
     return run
 
 
@@ -281,6 +283,7 @@ def _describe(
             "backbone": each.spec.backbone,
             "weights": each.spec.weights,
             "weights_sha256": each.spec.weights_sha256,
+            "licence": each.provenance.get("weights_licence", UNKNOWN_LICENCE),
             "tokens": each.spec.tokens,
             "dim": each.spec.dim,
             "tokens_hash": tokens_hash(each, selection.table, config.views),

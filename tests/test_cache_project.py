@@ -38,6 +38,9 @@ def test_an_existing_project_file_is_kept(tmp_path: Path) -> None:
         ("[cahce]\n", r"unknown section \[cahce\]; did you mean 'cache'"),
         ("[cache]\nformt = 'zarr'\n", r"unknown key 'formt' in \[cache\]; did you mean 'format'"),
         ("cache = 1\n", "cache must be a section"),
+        ("[data]\nroot = 5", r"root in \[data\] must be text in quotes, not 5"),
+        ("[data]\noptions = 'seed=1'", r"options in \[data\] must be a section, \[data.options\]"),
+        ("[extract]\nvideo = 'random:0'", r"video in \[extract\] must be a section, \[extract.video\]"),
     ],
 )
 def test_a_bad_project_file_says_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:

@@ -70,7 +70,7 @@ def test_the_readme_lists_every_command_and_no_other() -> None:
 def test_every_option_in_the_readme_exists() -> None:
     parameters = [parameter for command in COMMANDS.values() for parameter in command.params]
     known = {name for parameter in parameters for name in (*parameter.opts, *parameter.secondary_opts)}
-    known |= {"--help", "--version", "--quiet", "--editable"}
+    known |= {"--help", "--version", "--quiet", "--editable", "--install-completion", "--show-completion"}
     known |= {"--array", "--gpus", "--wrap", "--head", "--address"}  # of sbatch and ray
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= known
 
