@@ -66,7 +66,8 @@ class _Alone:
         for message in plan_warnings(stages):
             self.warning(message)
         requests = [request for stage in stages for request in stage.requests]
-        self._bar = Progress("extract", len(requests), unit="clip", shown=self._show_progress)
+        unit = "view" if any(stage.views.count for stage in stages) else "clip"
+        self._bar = Progress("extract", len(requests), unit=unit, shown=self._show_progress)
         return by_file(requests)
 
     def clip_over(self, request: ClipRequest, failure: Failure | None) -> None:

@@ -225,7 +225,8 @@ class _Run:
             print(note, file=sys.stderr)
         self._handout.fill(plan)
         total = sum(len(file.clips) for file in plan.files)
-        self._bar = Progress("extract", total, unit="clip", shown=self._show_progress)
+        unit = "view" if any(each.views for each in plan.modalities) else "clip"
+        self._bar = Progress("extract", total, unit=unit, shown=self._show_progress)
         self._bar.__enter__()
         for name, error in self._errors:
             self._warn(f"{name} cannot take part: {error}")

@@ -67,6 +67,7 @@ class ViewConfig:
     count: int = 0  # views 1..count
     seed: int = 0
     flip: bool = True  # some views are mirrored
+    of_all: bool = False  # not of training clips alone; see `views_for`
 
     def __post_init__(self) -> None:
         if type(self.count) is not int or not 0 <= self.count <= MOST_VIEWS:
@@ -92,10 +93,8 @@ class ViewConfig:
         return ClipView.draw(clip_id, number, self) if number else None
 
     def wanted(self, clips: pd.DataFrame) -> np.ndarray:
-        """(n,) bool: the clips that views are made of: those of the training split, or all where none has a split."""
-        if (clips["split"] == "").all():
-            return np.ones(len(clips), dtype=bool)
-        return (clips["split"] == "train").to_numpy(dtype=bool)
+        """(n,) bool: the clips that views are made of; those of other splits are only ever shown as they are."""
+        return np.array(self.of_all | (clips["split"] == "train"), dtype=bool)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,8 +207,11 @@ def mirror_joints(joints: np.ndarray, layout: JointLayout | None) -> np.ndarray:
 
 
 def views_for(config: ViewConfig, table: pd.DataFrame) -> ViewConfig:
-    """The views that are asked for, without mirrors where a class of the table names a side."""
-    return replace(config, flip=False) if config.flip and sided_classes(table) else config
+    """The views that are asked for, as they are made for a clip table, whatever share of it a run has.
+
+    None is mirrored where a class names a side; all clips have views where none has a split.
+    """
+    return replace(config, flip=config.flip and not sided_classes(table), of_all=bool((table["split"] == "").all()))
 
 
 def sided_classes(table: pd.DataFrame) -> list[str]:
