@@ -9,7 +9,7 @@ import numpy as np
 
 from mgcli.cache import Section, html_table
 from mgcli.fuse.report_group import RunGroup, varied_options
-from mgcli.fuse.report_plot import Plot, axis_labels, hover, percent, spoken
+from mgcli.fuse.report_plot import Plot, axis_labels, heat_map, hover, percent, spoken
 from mgcli.fuse.run import Run
 
 LEAST_FILLED = 0.5  # of the cells of a map that is worth drawing
@@ -32,35 +32,6 @@ def grid_section(group: RunGroup) -> Section | None:
     }
     z = [[_of(means, row, column)[0] for column in columns] for row in rows]
     texts = [[_hover(means, row, column, len(cells.get((row, column), []))) for column in columns] for row in rows]
-    trace = {
-        "type": "heatmap",
-        "z": z,
-        "x": axis_labels(columns),
-        "y": axis_labels(rows),
-        "colorscale": [[0, "--raised"], [1, "--hue-3"]],
-        "xgap": 2,
-        "ygap": 2,
-        "hoverinfo": "text",
-        "hovertext": texts,
-        "text": [["" if value is None else f"{value:.1f}" for value in line] for line in z],
-        "texttemplate": "%{text}",
-        "colorbar": {
-            "title": {"text": "validation, %", "side": "right", "font": {"size": 13}},
-            "thickness": 12,
-            "len": 0.9,
-            "outlinewidth": 0,
-        },
-    }
-    side = {"type": "category", "showgrid": False}
-    plot = Plot(
-        anchor=f"{group.key}-grid-plot",
-        data=[trace],
-        layout={
-            "xaxis": {**side, "tickangle": -30 if len(columns) > 3 else 0},
-            "yaxis": {**side, "autorange": "reversed"},
-        },
-        height_px=160 + 36 * len(rows),
-    )
     caption = (
         f"{spoken(group.main_score).capitalize()} of every combination on the validation clips, in percent, mean over "
         "seeds. Choose by this, never by the test clips."
@@ -70,7 +41,23 @@ def grid_section(group: RunGroup) -> Section | None:
         for row, column in means
     ]
     alternative = html_table(["rows", "columns", "validation, %", "test, %"], lines, caption=caption)
+    plot = _map(f"{group.key}-grid-plot", z, axis_labels(rows), axis_labels(columns), texts)
     return group.section("ablation", "Ablation", plot.html(caption, alternative))
+
+
+def _map(anchor: str, z: list[list[float | None]], rows: list[str], columns: list[str], texts: list[list[str]]) -> Plot:
+    written = [["" if value is None else f"{value:.1f}" for value in line] for line in z]
+    trace = heat_map(z, rows, columns, texts=texts, title="validation, %", color="--hue-3")
+    side = {"type": "category", "showgrid": False}
+    return Plot(
+        anchor=anchor,
+        data=[trace | {"text": written, "texttemplate": "%{text}"}],
+        layout={
+            "xaxis": {**side, "tickangle": -30 if len(columns) > 3 else 0},
+            "yaxis": {**side, "autorange": "reversed"},
+        },
+        height_px=160 + 36 * len(rows),
+    )
 
 
 def _factors(runs: Sequence[Run]) -> dict[str, list[str]]:

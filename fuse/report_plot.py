@@ -82,6 +82,44 @@ def hover(*lines: object) -> str:
     return "<br>".join(map(plain, lines))
 
 
+def heat_map(
+    z: Sequence[Sequence[float | None]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    texts: Sequence[Sequence[str]],
+    title: str,
+    color: str,
+) -> dict[str, Any]:
+    """A trace of squares.
+
+    Args:
+        z: what is drawn, a row for each of `rows`; None: an empty square.
+        rows: their labels, from the top.
+        columns: likewise, from the left.
+        texts: what the pointer shows of each square.
+        title: of the scale.
+        color: of the highest value.
+    """
+    return {
+        "type": "heatmap",
+        "z": z,
+        "x": columns,
+        "y": rows,
+        "colorscale": [[0, "--raised"], [1, color]],
+        "xgap": 1,
+        "ygap": 1,
+        "hoverinfo": "text",
+        "hovertext": texts,
+        "colorbar": {
+            "title": {"text": title, "side": "right", "font": {"size": 13}},
+            "thickness": 12,
+            "len": 0.85,
+            "outlinewidth": 0,
+        },
+    }
+
+
 def limited_table(header: Sequence[object], rows: Sequence[Sequence[object]], *, caption: str) -> Markup:
     """A table of the first rows, which says how many there are."""
     if len(rows) > TABLE_ROWS:

@@ -92,23 +92,23 @@ def _picture(group: RunGroup) -> list[Markup]:
 
 def _paired(group: RunGroup) -> list[str]:
     """The first run against each other one that was scored on the same clips."""
-    ours, tests, faults = (
-        group.scores[0],
-        [],
-        [f"{name}: {why}" for name, why in zip(group.names, group.faults, strict=True) if why],
-    )
     if len(group.runs) < 2:
         return ["One run alone: name more behind it, and they are tested against it on the same clips."]
+    faults = [f"{name}: {why}" for name, why in zip(group.names, group.faults, strict=True) if why]
+    parts: list[str] = []
+    ours = group.scores[0]
     if ours is not None and len(ours):
-        others = {name: each for name, each in zip(group.names[1:], group.scores[1:], strict=True) if each is not None}
-        for name in list(others):
-            try:
-                compare_paired(ours, {name: others[name]})
+        others = {}
+        for name, theirs in zip(group.names[1:], group.scores[1:], strict=True):
+            if theirs is None:
+                continue
+            try:  # by itself first: one that was scored on other clips must not keep the rest from being tested
+                compare_paired(ours, {name: theirs})
             except ScoreError as error:
-                faults.append(str(error))
-                del others[name]
-        tests = compare_paired(ours, others)
-    parts: list[str] = [_paired_table(group, tests)] if tests else []
+                faults.append(f"{name}: {error}")
+            else:
+                others[name] = theirs
+        parts = [_paired_table(group, compare_paired(ours, others))] if others else []
     return [*parts, *(not_shown(fault, "Not tested") for fault in faults)]
 
 

@@ -14,7 +14,7 @@ from browser import THEMES, opened, reached_by_tab, serious_faults
 from planted import QUICK, planted_cache
 
 from mgcli.cache import FeatureCache, FeatureSpec, PageError, check_clip_table, open_cache, remove_feature_set
-from mgcli.fuse import Run, RunError, compare_heads, write_report
+from mgcli.fuse import Run, RunError, compare_heads, make_ensemble, write_report
 from mgcli.fuse.report_group import group_runs
 from mgcli.fuse.report_tokens import principal_components
 from mgcli.fuse.run import HISTORY_FILE
@@ -188,6 +188,23 @@ def test_runs_of_two_protocols_stand_in_groups(copied: Path) -> None:
     html = html_of(copied, runs)  # type: ignore[arg-type]
     anchors = re.findall(r' id="(gesture[\w-]*)"', html)
     assert len(anchors) == len(set(anchors)) > 40
+
+
+def test_a_run_of_other_clips_is_not_tested_and_the_rest_are(copied: Path) -> None:
+    runs = runs_of(copied)
+    file = runs[1] / "predictions.csv"
+    file.write_text(re.sub(r"^c0", "other0", file.read_text(), flags=re.MULTILINE))
+    said = text_of(html_of(copied, runs), "gesture-scores")
+    assert "Not tested: concat: concat was not scored on any of the 32 clips" in said
+    assert "corrected for 5 comparison(s)" in said
+
+
+def test_an_ensemble_has_a_page_without_what_it_has_not(copied: Path) -> None:
+    ensemble = make_ensemble(runs_of(copied)[:2], copied / "runs").run
+    html = html_of(copied, [ensemble.path, *runs_of(copied)[:2]])
+    assert "not trained in epochs" in text_of(html, "gesture-training")
+    assert "is an ensemble" in text_of(html, "gesture-tokens")
+    assert "gesture-confusion" in figures_of(html)
 
 
 def test_heads_of_one_name_are_told_apart(copied: Path) -> None:
