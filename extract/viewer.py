@@ -28,7 +28,7 @@ from mgcli.cache import (
     page_text,
 )
 from mgcli.extract.skeleton_layouts import LayoutError, joint_layout
-from mgcli.extract.view_clip import ClipView
+from mgcli.extract.view_media import ClipView
 from mgcli.extract.view_joined import Answer, ViewedClip
 from mgcli.extract.view_lanes import attention_lane, course_of, course_table, norm_lane, seen_lane
 
