@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from mgcli.extract.train_pose_clips import BackboneTrainError
     from mgcli.extract.video import DecodePlan, VideoError, VideoIndex, index_video, plan_decode
     from mgcli.extract.video_decode import DecodeCount, decode_frames
-    from mgcli.extract.view_clip import ClipMedia, view_clip
     from mgcli.extract.view_joined import Answer, ViewedClip, look_at_clip
+    from mgcli.extract.view_media import ClipMedia, view_clip
     from mgcli.extract.viewer import viewer_section
     from mgcli.extract.views import ClipView, ViewConfig, ViewError, mirror_joints
     from mgcli.extract.weights import PublishedWeights, download_weights, weights_folders
@@ -168,7 +168,7 @@ __getattr__ = lazy_names(
         "train_pose_clips": "BackboneTrainError",
         "video": "DecodePlan VideoError VideoIndex index_video plan_decode",
         "video_decode": "DecodeCount decode_frames",
-        "view_clip": "ClipMedia view_clip",
+        "view_media": "ClipMedia view_clip",
         "view_joined": "Answer ViewedClip look_at_clip",
         "viewer": "viewer_section",
         "views": "ClipView ViewConfig ViewError mirror_joints",

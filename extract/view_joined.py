@@ -13,7 +13,7 @@ import pandas as pd
 
 from mgcli.cache import AbsentTokens, FeatureCache, TokenTrace, trace_clip
 from mgcli.extract.source import add_sources
-from mgcli.extract.view_clip import ClipMedia, view_clip
+from mgcli.extract.view_media import ClipMedia, view_clip
 
 _DETECTED = "given, else "  # how a spec says which detector finds the faces that no file gives
 _LABELS = {"split": "split", "subject_id": "subject", "gesture": "gesture", "emotion": "emotion"}

@@ -144,6 +144,35 @@ def test_views_are_extracted_and_trained_on(tmp_path: Path) -> None:
     assert "views is '3'; it must be a whole number" in mgcli("extract", *tiny, cwd=tmp_path, code=1).stderr
 
 
+def test_a_clip_can_be_viewed_before_anything_is_cached(tmp_path: Path) -> None:
+    make_video(tmp_path / "v.mp4", num_frames=18)
+    (tmp_path / "clips.csv").write_text("clip_id,video\n../odd id,v.mp4\ngone,nowhere.mp4\n")
+    viewed = json.loads(mgcli("view", "../odd id", "--clips", "clips.csv", "--json", cwd=tmp_path).stdout)
+    assert viewed["page"] == "..%2Fodd id.html"
+    assert viewed["frames"] == 16
+    assert "no cache in" in (tmp_path / viewed["page"]).read_text(encoding="utf-8")
+    assert "nowhere.mp4: no such file" in mgcli("view", "gone", "--clips", "clips.csv", cwd=tmp_path).stdout
+    said = mgcli("view", "../od id", "--clips", "clips.csv", cwd=tmp_path, code=1).stderr
+    assert said == "mgcli: no clip '../od id' in the clip table; did you mean '../odd id'?\n"
+
+
+def test_a_clip_can_be_viewed_with_a_run_and_without_media(imported: Path) -> None:
+    option = ("--option", "epochs=1", "--option", "min_steps=1")
+    mgcli("fuse-train", "--task", "emotion", "--head", "inter_fusion", "--seeds", "1", *option, cwd=imported)
+    (run,) = (imported / "runs").iterdir()
+    viewed = json.loads(mgcli("view", "c3", "--run", run, "--json", cwd=imported).stdout)
+    assert viewed["frames"] == 0
+    assert any("names no video" in note for note in viewed["notes"])
+    assert [len(each) for each in viewed["attention"].values()] == [4, 4]
+    assert all(sum(each) == pytest.approx(1) for each in viewed["attention"].values())
+    page = (imported / "c3.html").read_text(encoding="utf-8")
+    assert "Attention to context (mine, imported)" in page
+    said = mgcli("view", "c3", "--run", run, "--seed", "5", cwd=imported, code=1).stderr
+    assert "has no seed 5; it has 0" in said
+    said = mgcli("view", "c3", "--run", "runs", cwd=imported, code=1).stderr
+    assert "is no run folder" in said
+
+
 def test_stage_two_works_without_stage_one(imported: Path) -> None:
     info = json.loads(mgcli("cache", "info", "--json", cwd=imported).stdout)
     assert [(each["modality"], each["clips"], each["dim"], each["format"]) for each in info["feature_sets"]] == [
