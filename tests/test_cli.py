@@ -72,6 +72,7 @@ def test_every_option_in_the_readme_exists() -> None:
     known = {name for parameter in parameters for name in (*parameter.opts, *parameter.secondary_opts)}
     known |= {"--help", "--version", "--quiet", "--editable", "--install-completion", "--show-completion"}
     known |= {"--array", "--gpus", "--wrap", "--head", "--address"}  # of sbatch and ray
+    known |= {"--name", "--title", "--output"}  # of typer
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= known
 
 
