@@ -25,9 +25,12 @@ import pandas as pd
 
 from mgcli.cache import FeatureCache, MgcliError, Progress, StoppedError, open_cache, shielded_children
 from mgcli.fuse.grid import Cell, groups
-from mgcli.fuse.plan import is_done, num_workers
+from mgcli.fuse.plan import is_done, num_workers, why_cells_one_by_one
+from mgcli.fuse.prepare import PreparedRun, prepare_run
 from mgcli.fuse.run import check_writable
-from mgcli.fuse.train import train_head
+from mgcli.fuse.seeds import Trained, train_one_by_one, train_together
+from mgcli.fuse.selection import LoadedClips
+from mgcli.fuse.train import finish_run
 
 _CLAIMS = ".claims"
 _LOOK_EVERY_S = 0.2
@@ -52,6 +55,7 @@ def train_cells(
     *,
     notes: Sequence[str] = (),
     processes: int | None = None,
+    replicas: str = "auto",
 ) -> Outcome:
     """Train the cells that have no run folder yet; Ctrl-C stops between two steps and keeps what is finished.
 
@@ -63,6 +67,7 @@ def train_cells(
         runs: folder of the runs.
         notes: what to warn of wherever a result is shown.
         processes: cells trained at a time; by default one a core, one with a GPU.
+        replicas: whether cells of one architecture are trained together: on, off, or auto: on a GPU.
 
     Raises:
         RunError: the runs folder cannot be written to.
@@ -71,7 +76,7 @@ def train_cells(
     (runs / _CLAIMS).mkdir(exist_ok=True)
     todo = [cell for cell in cells if not is_done(runs, cell)]
     workers = num_workers(len(todo), processes)
-    work = _Work(cache.path, task, groups(todo, workers), table, runs, tuple(notes))
+    work = _Work(cache.path, task, groups(todo, workers), table, runs, tuple(notes), replicas)
     failed: dict[str, str] = {}
     with suppress(KeyboardInterrupt), Progress(f"{task}: grid", len(todo), unit="run") as bar:
         if workers > 1:
@@ -85,33 +90,86 @@ def train_cells(
 
 
 def train_group(
-    cache: FeatureCache, task: str, group: Sequence[Cell], table: pd.DataFrame, runs: Path, notes: Sequence[str]
+    cache: FeatureCache,
+    task: str,
+    group: Sequence[Cell],
+    table: pd.DataFrame,
+    runs: Path,
+    notes: Sequence[str],
+    replicas: str,
 ) -> Iterator[tuple[Cell, str]]:
     """Train the cells of one architecture; each with its fault, empty where it has its run folder now."""
+    if group and not why_cells_one_by_one(cache, group, replicas):
+        yield from _train_together(cache, task, group, table, runs, notes)
+        return
     for cell in group:
-        try:
-            train_head(
-                cache,
-                task,
-                head=cell.head,
-                modalities=cell.modalities,
-                seeds=cell.seeds,
-                config=cell.config,
-                features=cell.features,
-                clips=table,
-                runs=runs,
-                name=cell.name,
-                notes=notes,
-                progress=False,
-                say=_nothing,
-            )
-        except MgcliError as error:
-            yield cell, str(error)
-        except Exception as error:  # a bug, perhaps in a user's own head: the other cells go on
-            traceback.print_exc()
-            yield cell, f"{type(error).__name__}: {error}"
-        else:
-            yield cell, ""
+        with _faults() as fault:
+            prepared = _prepare(cache, task, cell, table, runs, notes)
+            finish_run(prepared, list(train_one_by_one(prepared.job(), progress=False)))
+        yield cell, "".join(fault)
+
+
+def _train_together(
+    cache: FeatureCache, task: str, group: Sequence[Cell], table: pd.DataFrame, runs: Path, notes: Sequence[str]
+) -> Iterator[tuple[Cell, str]]:
+    """The same in stacks: a cell is finished with its last seed."""
+    prepared: list[tuple[Cell, PreparedRun]] = []
+    for cell in group:
+        with _faults() as fault:
+            loaded = prepared[0][1].loaded if prepared else None  # one architecture reads the same tokens
+            prepared.append((cell, _prepare(cache, task, cell, table, runs, notes, loaded)))
+        if fault:
+            yield cell, fault[0]
+    trained: dict[int, list[Trained]] = {place: [] for place in range(len(prepared))}
+    with _faults() as broken:
+        for place, each in train_together([run.job() for _, run in prepared], progress=False) if prepared else ():
+            trained[place].append(each)
+            cell, run = prepared[place]
+            if len(trained[place]) == len(cell.seeds):
+                with _faults() as fault:
+                    finish_run(run, sorted(trained.pop(place), key=lambda each: cell.seeds.index(each.seed)))
+                yield cell, "".join(fault)
+    for place in trained:
+        yield prepared[place][0], "".join(broken)
+
+
+def _prepare(
+    cache: FeatureCache,
+    task: str,
+    cell: Cell,
+    table: pd.DataFrame,
+    runs: Path,
+    notes: Sequence[str],
+    loaded: LoadedClips | None = None,
+) -> PreparedRun:
+    return prepare_run(
+        cache,
+        task,
+        head=cell.head,
+        modalities=cell.modalities,
+        seeds=cell.seeds,
+        config=cell.config,
+        features=cell.features,
+        clips=table,
+        runs=runs,
+        name=cell.name,
+        notes=notes,
+        say=_nothing,
+        loaded=loaded,
+    )
+
+
+@contextmanager
+def _faults() -> Iterator[list[str]]:
+    """Collects what goes wrong in the block, which ends there; the other cells go on."""
+    found: list[str] = []
+    try:
+        yield found
+    except MgcliError as error:
+        found.append(str(error))
+    except Exception as error:  # a bug, perhaps in a user's own head
+        traceback.print_exc()
+        found.append(f"{type(error).__name__}: {error}")
 
 
 @dataclass(frozen=True)
@@ -124,6 +182,7 @@ class _Work:
     table: pd.DataFrame
     runs: Path
     notes: tuple[str, ...]
+    replicas: str
 
 
 def _train(work: _Work, bar: Progress, failed: dict[str, str], *, may_wait: bool) -> None:
@@ -145,7 +204,7 @@ def _each(work: _Work, failed: Mapping[str, str], may_wait: bool) -> Iterator[tu
                 and claims.enter_context(_claimed(work.runs, cell, may_wait))
                 and not is_done(work.runs, cell)  # finished by another between the look and the claim
             ]
-            yield from train_group(cache, work.task, mine, work.table, work.runs, work.notes)
+            yield from train_group(cache, work.task, mine, work.table, work.runs, work.notes, work.replicas)
 
 
 def _train_side_by_side(work: _Work, processes: int, bar: Progress, failed: dict[str, str]) -> None:

@@ -39,6 +39,11 @@ def augment(batch: Batch, num_classes: int, config: TrainConfig, generator: torc
     return batch, targets
 
 
+def augments(config: TrainConfig) -> bool:
+    """Whether `augment` changes anything, or draws anything."""
+    return bool(config.mixup or config.token_dropout or config.modality_dropout)
+
+
 def _mixed(batch: Batch, targets: Tensor, chance: float, generator: torch.Generator) -> tuple[Batch, Tensor]:
     """Some clips mixed with another of the batch: mixup (Zhang et al., ICLR 2018, arXiv 1710.09412) of tokens.
 

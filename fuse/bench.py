@@ -26,7 +26,7 @@ from mgcli.fuse.device import threads_for, training_device
 from mgcli.fuse.head import FusionHead, create_head
 from mgcli.fuse.loop import fit_head
 from mgcli.fuse.residency import place_clips
-from mgcli.fuse.selection import Selection, select_for_training
+from mgcli.fuse.selection import Selection, load_for_training, select_for_training
 from mgcli.fuse.settings import TrainConfig, TrainError
 from mgcli.fuse.task import Choice, choose, get_task
 
@@ -195,11 +195,11 @@ def _select(path: Path, head: str | None) -> tuple[Choice, Selection]:
     """As `train_head` begins: from the cache's folder to tokens that can be trained on."""
     cache, config = open_cache(path), TrainConfig()
     chosen = choose(cache, get_task(_TASK), head)
+    loaded = load_for_training(cache.read_clips(), _TASK, chosen.feature_sets, max_tokens=config.max_tokens)
     selection = select_for_training(
-        cache.read_clips(),
+        loaded,
         _TASK,
         chosen.feature_sets,
-        max_tokens=config.max_tokens,
         validation_fraction=config.validation_fraction,
         split_seed=config.split_seed,
         folds=config.folds,

@@ -71,7 +71,7 @@ def train_plainly(
         )
         for split, y in labels.items()
     }
-    loss_function = Loss(labels["train"].to(device), head.num_classes, config)
+    loss_function = Loss.of(labels["train"].to(device), head.num_classes, config)
     optimizer = make_optimizer(head, config)
     num_steps = epochs * math.ceil(len(clip_ids["train"]) / batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(

@@ -35,6 +35,10 @@ RunsOption = Annotated[Path | None, typer.Option("--runs", help="Folder of the r
 AllowUnseenOption = Annotated[
     bool, typer.Option("--allow-unseen-classes", help="Accept classes that have no training clip.")
 ]
+ReplicasOption = Annotated[
+    str,
+    typer.Option(help="Train seeds and runs of one architecture together: on, off, or auto: on a GPU. Same results."),
+]
 RunArgument = Annotated[Path, typer.Argument(help="A run's folder.")]
 CalibratedOption = Annotated[
     bool,
@@ -69,6 +73,7 @@ def fuse_train(
     track: Annotated[
         str | None, typer.Option(help="tensorboard: watch each epoch (pip install 'mgcli[tracking]').")
     ] = None,
+    replicas: ReplicasOption = "auto",
     allow_unseen_classes: AllowUnseenOption = False,
     allow_leakage: AllowLeakageOption = False,
     clips: ClipsOption = None,
@@ -98,6 +103,7 @@ def fuse_train(
         "clips": training_clips(opened, project, clips, protocol),
         "runs": project.runs,
         "track": track,
+        "replicas": replicas,
         "notes": ["synthetic data"] if project.dataset == "demo" else [],
     }
     if baselines:

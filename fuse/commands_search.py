@@ -24,7 +24,7 @@ from mgcli.cache.console import (
     say,
     stops_with,
 )
-from mgcli.fuse.commands import AllowUnseenOption, RunArgument, RunsOption, training_clips
+from mgcli.fuse.commands import AllowUnseenOption, ReplicasOption, RunArgument, RunsOption, training_clips
 from mgcli.fuse.completion import head_names
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def ablate(
     features: FeaturesOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be trained, and how.")] = False,
     processes: ProcessesOption = None,
+    replicas: ReplicasOption = "auto",
     allow_unseen_classes: AllowUnseenOption = False,
     allow_leakage: AllowLeakageOption = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the tables; default: in the runs folder.")] = None,
@@ -109,10 +110,10 @@ def ablate(
     cells = plan_cells(opened, task, make_grid(content), table, named, base, note)
     check_cells(opened, task, cells, table)
     if dry_run:
-        plan = make_plan(cells, project.runs, processes)
+        plan = make_plan(opened, cells, project.runs, processes, replicas)
         print_result(plan.to_json(), plan.text(), as_json)
         return
-    outcome = train_cells(opened, task, cells, table, project.runs, notes=notes, processes=processes)
+    outcome = train_cells(opened, task, cells, table, project.runs, notes=notes, processes=processes, replicas=replicas)
     report_failures(outcome)
     if outcome.done:
         made = ablation_table(task, cells, outcome.done, project.runs)
@@ -147,6 +148,7 @@ def tune(
     settings: SettingsOption = None,
     features: FeaturesOption = None,
     processes: ProcessesOption = None,
+    replicas: ReplicasOption = "auto",
     allow_unseen_classes: AllowUnseenOption = False,
     allow_leakage: AllowLeakageOption = False,
     out: Annotated[Path | None, typer.Option(help="Folder of settings.toml and the table of trials.")] = None,
@@ -181,6 +183,7 @@ def tune(
         base=base,
         notes=_notes(project),
         processes=processes,
+        replicas=replicas,
     )
     report_failures(tuned.outcome)
     if tuned.table is not None and tuned.best is not None:

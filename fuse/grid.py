@@ -30,10 +30,10 @@ from mgcli.cache import FeatureCache, MgcliError, warn
 from mgcli.fuse.folds import assign_folds
 from mgcli.fuse.head import check_options, create_head
 from mgcli.fuse.identity import run_key, table_hash, tokens_hash
+from mgcli.fuse.prepare import DEFAULT_SEEDS, run_label, seed_list
 from mgcli.fuse.selection import refuse_leakage
 from mgcli.fuse.settings import TrainConfig, make_config
 from mgcli.fuse.task import SINGLE, Choice, Task, choose, get_task, modality_of
-from mgcli.fuse.train import DEFAULT_SEEDS, run_label, seed_list
 
 _KEYS = ("head", "modalities", "seeds", "folds", "options")
 
@@ -73,15 +73,17 @@ class Cell:
 
     @property
     def architecture(self) -> str:
-        """Cells that agree in this have parameters of the same shapes and go through as many steps."""
+        """Cells that agree in this have parameters of the same shapes and see batches of the same size."""
         shapes = {name: value for name, value in asdict(self.config).items() if name not in _FREE}
         return repr((self.head, self.features, shapes | {"head": asdict(self.config.head) | {"dropout": None}}))
 
 
-# What may differ between runs that are trained side by side as one stack: no shape and no number of steps.
+# What may differ between runs that are trained together: nothing that changes a shape, a batch or what is read.
 _FREE = frozenset(
-    {"learning_rate", "warmup", "weight_decay", "grad_clip", "label_smoothing", "aux_weight", "class_balance"}
-    | {"modality_dropout", "token_dropout", "split_seed", "fold"}
+    {"epochs", "min_steps", "learning_rate", "warmup", "weight_decay", "grad_clip", "patience", "ema"}
+    | {"label_smoothing", "aux_weight", "sampling", "class_balance", "effective_beta"}
+    | {"modality_dropout", "token_dropout", "mixup"}
+    | {"validation_fraction", "split_seed", "folds", "fold", "allow_unseen_classes", "allow_leakage"}
 )
 
 

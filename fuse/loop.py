@@ -15,8 +15,8 @@ from torch import Tensor
 from mgcli.fuse.augment import augment
 from mgcli.fuse.data import Batch, BatchList, ClipTensors
 from mgcli.fuse.head import FittedHead, FusionHead, HeadOutput
-from mgcli.fuse.layers import draw_dropout_from
-from mgcli.fuse.loss import Loss
+from mgcli.fuse.layers import draw_keys, drop_by_key
+from mgcli.fuse.loss import Loss, majority_share
 from mgcli.fuse.optimise import WeightAverage, learning_rate_share, make_optimizer
 from mgcli.fuse.residency import batches_ahead
 from mgcli.fuse.sampling import draw_views, epoch_rows
@@ -72,9 +72,9 @@ def fit_head(
     if isinstance(head, FittedHead):
         return head.fit(*(BatchList(clips, rows, config.batch_size) for rows in (train_rows, val_rows)))
 
-    draw_dropout_from(head, generator)
+    dropout_key = drop_by_key(head)
     labels = clips.labels[train_rows]
-    loss_function = Loss(labels, head.num_classes, config)
+    loss_function = Loss.of(labels, head.num_classes, config)
     optimizer = make_optimizer(head, config)
     steps_an_epoch = math.ceil(len(train_rows) / batch_size)
     num_steps = epochs * steps_an_epoch
@@ -82,7 +82,7 @@ def fit_head(
         optimizer, lambda step: learning_rate_share(step, num_steps, config.warmup)
     )
     average = WeightAverage(head, config.ema)
-    watch = _Watch(loss_function.majority, patience=max(1, round(config.patience * epochs)))
+    watch = Watch.of(labels, config, epochs)
     history: list[dict[str, float]] = []
 
     def gather(rows: Tensor) -> Batch:
@@ -91,8 +91,9 @@ def fit_head(
     for epoch in range(epochs):
         head.train()
         losses, right = [], torch.zeros((), dtype=torch.int64, device=labels.device)
-        order = epoch_rows(train_rows, labels, config, generator).split(batch_size)
-        for batch in batches_ahead(clips, order, gather):
+        order, keys = epoch_rows(train_rows, labels, config, generator), draw_keys(steps_an_epoch, generator)
+        for batch, key in zip(batches_ahead(clips, order.split(batch_size), gather), keys, strict=True):
+            dropout_key.copy_(key)
             batch, targets = augment(batch, head.num_classes, config, generator)
             output: HeadOutput = head(batch.tokens, batch.mask, batch.time)
             loss = loss_function(output, batch.mask, targets)
@@ -110,14 +111,14 @@ def fit_head(
             "learning_rate": float(schedule.get_last_lr()[0]),
             "train_loss": float(torch.stack(losses).mean()),
             "train_top1": float(right) / len(train_rows),
-            **_validate(average.head, clips, val_rows),
+            **validation_scores(predict_probabilities(average.head, clips, val_rows), clips.labels[val_rows]),
         }
-        bad_step = _first_bad_step(losses, row, epoch * steps_an_epoch + 1)
+        bad_step = first_bad_step(torch.stack(losses), row, epoch * steps_an_epoch + 1)
         if bad_step is not None:
             raise LossNotFiniteError(bad_step, config, watch.best_state, history)
         history.append(row)
         on_epoch(row)
-        if watch.should_stop(average.head, row):
+        if watch.should_stop(row, average.head.state_dict):
             break
     head.load_state_dict(watch.best_state)
     return history
@@ -134,7 +135,7 @@ def predict_probabilities(head: FusionHead, clips: ClipTensors, rows: Tensor, ba
     return torch.cat([torch.empty(0, head.num_classes, dtype=torch.float64), *found]).numpy()
 
 
-class _Watch:
+class Watch:
     """Keeps the best state on the validation clips, and says when to stop.
 
     The score is the mean probability of the true class: as plain as accuracy, but not as coarse on the few
@@ -150,31 +151,36 @@ class _Watch:
         self._gained_epoch = self._learned_epoch = 0.0
         self.best_state: dict[str, Tensor] = {}
 
-    def should_stop(self, head: FusionHead, row: dict[str, float]) -> bool:
+    @classmethod
+    def of(cls, labels: Tensor, config: TrainConfig, epochs: int) -> Watch:
+        """`labels` (n,) are those of all training clips."""
+        return cls(majority_share(labels), patience=max(1, round(config.patience * epochs)))
+
+    def should_stop(self, row: dict[str, float], state: Callable[[], dict[str, Tensor]]) -> bool:
+        """Look at an epoch's row of the history, and at the state that gave it where that is the best so far."""
         if row["val_score"] > self._best_score + LEAST_GAIN:
             self._gained_epoch = row["epoch"]
         if row["val_score"] > self._best_score:
             self._best_score = row["val_score"]
-            self.best_state = {name: value.clone() for name, value in head.state_dict().items()}
+            self.best_state = {name: value.clone() for name, value in state().items()}
         if row["train_top1"] < self._learned_top1:
             self._learned_epoch = row["epoch"]
         return row["epoch"] - max(self._gained_epoch, self._learned_epoch) >= self._patience
 
 
-def _validate(head: FusionHead, clips: ClipTensors, rows: Tensor) -> dict[str, float]:
-    probabilities = torch.from_numpy(predict_probabilities(head, clips, rows))  # (n, K)
-    labels = clips.labels[rows].cpu()
-    own = probabilities.gather(1, labels[:, None])
+def validation_scores(probabilities: np.ndarray, labels: Tensor) -> dict[str, float]:
+    """Of (n, K) probabilities and (n,) labels, as a row of the history has them."""
+    own = probabilities[np.arange(len(labels)), labels.cpu().numpy()]
     return {
-        "val_loss": float(-own.clamp_min(1e-12).log().mean()),
-        "val_top1": float((probabilities.argmax(dim=1) == labels).double().mean()),
+        "val_loss": float(-np.log(own.clip(1e-12)).mean()),
+        "val_top1": float((probabilities.argmax(axis=1) == labels.cpu().numpy()).mean()),
         "val_score": float(own.mean()),
     }
 
 
-def _first_bad_step(losses: list[Tensor], row: dict[str, float], first_step: int) -> int | None:
-    """The step from which on a loss is not finite; all of an epoch at once: each would make a GPU wait every step."""
-    finite = torch.stack(losses).isfinite()
+def first_bad_step(losses: Tensor, row: dict[str, float], first_step: int) -> int | None:
+    """The step from which on a loss is not finite; all (steps,) of an epoch at once: a GPU would wait for each."""
+    finite = losses.isfinite()
     if not finite.all():
         return first_step + int((~finite).nonzero()[0, 0])
     return None if math.isfinite(row["val_score"]) else int(row["step"])

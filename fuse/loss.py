@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from mgcli.fuse.head import HeadOutput
 from mgcli.fuse.settings import TrainConfig
 
 
+@dataclass(frozen=True)
 class Loss:
     """Cross-entropy of the joint answer, and a little of each modality's own answer.
 
@@ -27,35 +29,48 @@ class Loss:
       with tau = 1).
 
     Weights are scaled so that the training clips weigh 1 on average, which leaves the learning rate its meaning.
+    Everything is a tensor: those of replicas are stacked.
     """
 
-    def __init__(self, labels: Tensor, num_classes: int, config: TrainConfig) -> None:
+    smoothing: Tensor  # ()
+    aux_weight: Tensor  # ()
+    weight: Tensor  # (K,)
+    adjustment: Tensor  # (K,)
+
+    @classmethod
+    def of(cls, labels: Tensor, num_classes: int, config: TrainConfig) -> Loss:
         """`labels` (n,) are those of all training clips."""
         count = labels.bincount(minlength=num_classes).float()  # (K,)
-        self.majority = float(count.max() / count.sum())
-        self._smoothing, self._aux_weight = config.label_smoothing, config.aux_weight
-        self._weight = _class_weight(count, config)
         # A class without training clips keeps a finite adjustment: that of half a clip.
         share = count.clamp_min(0.5) / count.sum()
-        self._adjustment = share.log() if config.class_balance == "logits" else torch.zeros_like(share)
+        return cls(
+            smoothing=count.new_tensor(config.label_smoothing),
+            aux_weight=count.new_tensor(config.aux_weight),
+            weight=_class_weight(count, config),
+            adjustment=share.log() if config.class_balance == "logits" else torch.zeros_like(share),
+        )
 
     def __call__(self, output: HeadOutput, mask: Mapping[str, Tensor], targets: Tensor) -> Tensor:
         """A number: the mean over a batch with these masks and (B, K) shares of each class."""
+        targets = (1 - self.smoothing) * targets + self.smoothing / targets.shape[1]
         loss = self._cross_entropy(output.logits, targets).mean()
         for name, logits in output.aux.items():
             there = mask[name].any(dim=1)  # a clip is not asked about what it lacks
             own = self._cross_entropy(logits, targets).where(there, 0.0).sum()
-            loss = loss + self._aux_weight * own / there.sum().clamp_min(1)
+            loss = loss + self.aux_weight * own / there.sum().clamp_min(1)
         return loss
 
     def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
         """(B,)."""
-        return F.cross_entropy(
-            logits + self._adjustment, targets, self._weight, label_smoothing=self._smoothing, reduction="none"
-        )
+        return F.cross_entropy(logits + self.adjustment, targets, self.weight, reduction="none")
 
 
-def _class_weight(count: Tensor, config: TrainConfig) -> Tensor | None:
+def majority_share(labels: Tensor) -> float:
+    """How many of (n,) labels are the most frequent one."""
+    return float(labels.bincount().max()) / len(labels)
+
+
+def _class_weight(count: Tensor, config: TrainConfig) -> Tensor:
     """(K,) from the (K,) sizes of the classes."""
     if config.class_balance == "loss":
         weight = 1 / count.clamp_min(1)
@@ -63,5 +78,5 @@ def _class_weight(count: Tensor, config: TrainConfig) -> Tensor | None:
         beta = torch.tensor(config.effective_beta, dtype=torch.float64)
         weight = ((1 - beta) / (1 - beta ** count.clamp_min(1).double())).float()
     else:
-        return None
+        return torch.ones_like(count)
     return weight * count.sum() / (weight * count).sum()

@@ -27,12 +27,17 @@ def learning_rate_share(step: int, num_steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, num_steps - warmup_steps)))
 
 
-class WeightAverage:
-    """The weights that a run keeps: an exponential average over the steps, or with a decay of 0 the weights themselves.
+def average_share(decay: float, steps: int) -> float:
+    """How much of the average of the weights is replaced after so many steps; all of it with a decay of 0.
 
     The average begins with the weights after the first step, and never looks back over more than about a tenth
     of the steps so far: early weights are far from good ones.
     """
+    return max(1 - decay, 10 / (9 + steps))
+
+
+class WeightAverage:
+    """The weights that a run keeps: an exponential average over the steps; with a decay of 0 the weights themselves."""
 
     def __init__(self, head: FusionHead, decay: float) -> None:
         self._head = head
@@ -45,7 +50,7 @@ class WeightAverage:
         if self._average is None:
             return
         self._steps += 1
-        share = max(1 - self._decay, 10 / (9 + self._steps))
+        share = average_share(self._decay, self._steps)
         with torch.no_grad():
             torch._foreach_lerp_(list(self._average.parameters()), list(self._head.parameters()), share)
 

@@ -11,7 +11,10 @@ from typing import Any
 
 import torch
 
+from mgcli.cache import FeatureCache
 from mgcli.fuse.grid import Cell, groups
+from mgcli.fuse.seeds import why_one_by_one
+from mgcli.fuse.task import modality_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +22,7 @@ class Plan:
     """The cells of a grid in the groups that will train them."""
 
     groups: list[list[Cell]]
+    one_by_one: list[str]  # why each group is trained one run after another; empty where it is trained together
     finished: list[str]  # names of the cells that have a run folder already
     workers: int
 
@@ -30,6 +34,7 @@ class Plan:
             "trainings": sum(len(cell.seeds) for group in self.groups for cell in group),
             "finished": len(done),
             "workers": self.workers,
+            "one_by_one": self.one_by_one,
             "groups": [
                 [
                     {
@@ -54,7 +59,9 @@ class Plan:
         for number, group in enumerate(about["groups"]):
             first = group[0]
             reads = ", ".join(f"{name} {fingerprint}" for name, fingerprint in first["features"].items())
-            lines.append(f"group {number + 1}: {first['head']} on {reads}")
+            why, trainings = self.one_by_one[number], sum(len(cell["seeds"]) for cell in group)
+            how = f"one by one: {why}" if why else "together"
+            lines.append(f"group {number + 1}: {first['head']} on {reads}; {trainings} training(s), {how}")
             for cell in group:
                 options = " ".join(f"{name}={value}" for name, value in cell["options"].items())
                 fold = "" if cell["fold"] is None else f"fold {cell['fold']} "
@@ -69,11 +76,15 @@ class Plan:
         return "\n".join(lines)
 
 
-def make_plan(cells: Sequence[Cell], runs: Path, processes: int | None = None) -> Plan:
+def make_plan(
+    cache: FeatureCache, cells: Sequence[Cell], runs: Path, processes: int | None = None, replicas: str = "auto"
+) -> Plan:
     """How `train_cells` would go about these cells."""
     workers = num_workers(len(cells), processes)
+    in_groups = groups(cells, workers)
     return Plan(
-        groups=groups(cells, workers),
+        groups=in_groups,
+        one_by_one=[why_cells_one_by_one(cache, group, replicas) for group in in_groups],
         finished=[cell.name for cell in cells if is_done(runs, cell)],
         workers=workers,
     )
@@ -84,6 +95,14 @@ def num_workers(num_cells: int, processes: int | None) -> int:
     if processes is None:
         processes = 1 if torch.cuda.is_available() else os.cpu_count() or 1
     return max(1, min(processes, num_cells))
+
+
+def why_cells_one_by_one(cache: FeatureCache, group: Sequence[Cell], replicas: str) -> str:
+    """As `why_one_by_one`, of cells of one architecture."""
+    first = group[0]
+    dims = {name: cache.feature_set(modality_of(name), each).spec.dim for name, each in first.features.items()}
+    num_trainings = sum(len(cell.seeds) for cell in group)
+    return why_one_by_one(first.head, dims, first.config, num_trainings, replicas)
 
 
 def is_done(runs: Path, cell: Cell) -> bool:

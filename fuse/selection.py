@@ -83,55 +83,87 @@ def backbones_trained_on(feature_sets: dict[str, FeatureSet]) -> dict[str, dict[
     }
 
 
-def select_for_training(
+@dataclass(frozen=True)
+class LoadedClips:
+    """The clips of a task that have tokens, before a run draws its validation split; several runs can share them."""
+
+    given: pd.DataFrame  # the whole clip table
+    table: pd.DataFrame
+    tensors: ClipTensors
+    classes: list[str]
+    class_groups: dict[str, list[str]]
+    warnings: list[str]  # what was left out, or is missing
+
+
+def load_for_training(
     table: pd.DataFrame,
     task: str,
     feature_sets: dict[str, FeatureSet],
     *,
     max_tokens: int,
-    validation_fraction: float,
-    split_seed: int,
-    folds: int,
-    fold: int,
-    allow_unseen_classes: bool,
-    allow_leakage: bool,
     views: int = 0,
     residency: str = "auto",
-    warn: Warn,
-) -> Selection:
-    """Settle which clips a run uses, and read their tokens.
+) -> LoadedClips:
+    """Settle which clips of a table can be used, and read their tokens.
 
     Args:
         table: a checked clip table.
         task: the label column.
         feature_sets: modality -> its tokens.
         max_tokens: of a clip and modality.
+        views: augmented views of the training clips to read, beside the plain one.
+        residency: where tokens are to lie, see `place_clips`.
+
+    Raises:
+        SelectionError: nothing to train on, or one class only.
+    """
+    warnings: list[str] = []
+    used = _with_split(_labelled(table, task), warnings.append)
+    classes = label_classes(used, task)
+    groups = classes_by_group(used, task, classes)
+    used, tensors = _with_tokens(used, task, classes, feature_sets, max_tokens, warnings.append, views, residency)
+    if not (used["split"] == "train").any():
+        raise SelectionError(f"no training clip has a {task} label and tokens; mark some clips as split=train")
+    _check_class_count(used, task)
+    return LoadedClips(table, used, tensors, classes, groups, warnings)
+
+
+def select_for_training(
+    loaded: LoadedClips,
+    task: str,
+    feature_sets: dict[str, FeatureSet],
+    *,
+    validation_fraction: float,
+    split_seed: int,
+    folds: int,
+    fold: int,
+    allow_unseen_classes: bool,
+    allow_leakage: bool,
+    warn: Warn,
+) -> Selection:
+    """Settle which clips a run learns from, chooses by and is tested on.
+
+    Args:
+        loaded: the clips.
+        task: the label column.
+        feature_sets: modality -> its tokens.
         validation_fraction: share of the training subjects that are held back where the table has no val split.
         split_seed: of that draw.
         folds: cut the training subjects into so many, and hold back one fold instead; 0 for none.
         fold: which.
         allow_unseen_classes: accept a class that has clips, but none to train on.
         allow_leakage: accept what the leakage guard refuses, as a warning.
-        views: augmented views of the training clips to read, beside the plain one.
-        residency: where tokens are to lie, see `place_clips`.
         warn: told what is left out, missing or shared.
 
     Raises:
-        SelectionError: nothing to train on, one class only, or a class without training clips.
+        SelectionError: a class without training clips.
         ClipTableError: a validation split is needed and cannot be drawn.
         LeakageError: two splits share what they must not, or a backbone was trained on test clips.
         FoldError: fewer subjects than folds.
     """
-    all_clips = table
-    table = _labelled(table, task)
-    table = _with_split(table, warn)
-    classes = label_classes(table, task)
-    groups = classes_by_group(table, task, classes)
-    table, tensors = _with_tokens(table, task, classes, feature_sets, max_tokens, warn, views, residency)
-    if not (table["split"] == "train").any():
-        raise SelectionError(f"no training clip has a {task} label and tokens; mark some clips as split=train")
-    _check_class_count(table, task)
-    given, drawn = table, []
+    for text in loaded.warnings:
+        warn(text)
+    table, drawn = loaded.table, []
     if folds:
         if (table["split"] == "val").any():
             warn(f"the clip table's own validation split is cut into the {folds} folds with the training clips")
@@ -141,16 +173,16 @@ def select_for_training(
         table = draw_validation(table, seed=split_seed, fraction=validation_fraction)
         drawn = sorted(table.loc[table["split"] == "val", "subject_id"].unique())
     if not allow_unseen_classes:
-        _check_classes_seen(given, table, task)
-    _find_leakage(table, all_clips, feature_sets, drawn=bool(drawn)).enforce(allow=allow_leakage, warn=warn)
+        _check_classes_seen(loaded.table, table, task)
+    _find_leakage(table, loaded.given, feature_sets, drawn=bool(drawn)).enforce(allow=allow_leakage, warn=warn)
     if not (table["split"] == "test").any():
-        aside = all_clips.attrs.get(TEST_SET_ASIDE)
+        aside = loaded.given.attrs.get(TEST_SET_ASIDE)
         warn(
             f"the {aside} test clips were set aside: settings are chosen by validation clips alone"
             if aside
             else "the clip table has no test clips for this task; there will be no test scores"
         )
-    return Selection(table, tensors, classes, drawn, groups)
+    return Selection(table, loaded.tensors, loaded.classes, drawn, loaded.class_groups)
 
 
 def refuse_leakage(table: pd.DataFrame, task: str, feature_sets: dict[str, FeatureSet], *, folds: int) -> None:

@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
-import platform
-import re
-import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
-from mgcli.cache import FeatureCache, Progress, media_names, open_cache, warn
+from mgcli.cache import FeatureCache, warn
 from mgcli.fuse.calibration import calibrate
-from mgcli.fuse.card import UNKNOWN_LICENCE, write_card
-from mgcli.fuse.data import ClipTensors, token_statistics
-from mgcli.fuse.device import threads_for, training_device
-from mgcli.fuse.head import FittedHead, check_options, create_head
-from mgcli.fuse.identity import machine, tokens_hash
-from mgcli.fuse.loop import LossNotFiniteError, fit_head, predict_probabilities
+from mgcli.fuse.card import write_card
 from mgcli.fuse.metrics import confusion_matrix, over_seeds, scores, subject_intervals
 from mgcli.fuse.predict import prediction_table
-from mgcli.fuse.residency import place_clips
-from mgcli.fuse.run import RUN_VERSION, Run, check_writable, group_rows, run_folder, write_run, write_stopped
-from mgcli.fuse.selection import Selection, clip_list_hash, protocol_of, read_table, select_for_training
+from mgcli.fuse.prepare import DEFAULT_SEEDS, PreparedRun, prepare_run
+from mgcli.fuse.run import Run, group_rows, run_folder, write_run, write_stopped
+from mgcli.fuse.seeds import (
+    SCORED_SPLITS,
+    Trained,
+    train_one_by_one,
+    train_together,
+    why_one_by_one,
+)
+from mgcli.fuse.selection import (
+    Selection,
+)
 from mgcli.fuse.settings import TrainConfig, TrainError
-from mgcli.fuse.task import Choice, choose, get_task
-from mgcli.fuse.tracking import Tell, tracker
-from mgcli.fuse.views import check_views
-
-SCORED_SPLITS = ("val", "test")
-DEFAULT_SEEDS = 5
-_PACKAGES = ("mgcli", "torch", "numpy", "pandas", "safetensors", "h5py", "zarr")
+from mgcli.fuse.tracking import tracker
 
 
 def train_head(
@@ -55,6 +46,7 @@ def train_head(
     name: str | None = None,
     notes: Sequence[str] = (),
     track: str | None = None,
+    replicas: str = "auto",
     progress: bool = True,
     say: Callable[[str], None] = warn,
 ) -> Run:
@@ -73,6 +65,7 @@ def train_head(
         name: of that folder; by default the task's and the head's with some hex digits.
         notes: what to warn of wherever the result is shown, such as synthetic data.
         track: a tracker that each epoch is told to while it happens: tensorboard; None for none.
+        replicas: whether the seeds are trained together: on, off, or auto: on a GPU. The results are the same.
         progress: show how far the training is, on stderr.
         say: told each warning as it comes up; the run keeps them all the same.
 
@@ -83,65 +76,60 @@ def train_head(
         MgcliError: a choice, the clip table, the cache or the runs folder does not allow it, or the loss
             stopped being a number; the message says what to do.
     """
-    config = config or TrainConfig()
-    cache = cache if isinstance(cache, FeatureCache) else open_cache(cache)
-    warnings = list(notes)
-
-    def note(message: str) -> None:
-        warnings.append(message)
-        say(message)
-
-    chosen = choose(cache, get_task(task), head, modalities, features, note)
-    check_options(chosen.head, config.head, say)
-    chosen_seeds = seed_list(seeds)
-    check_writable(Path(runs))
-    _note_random_weights(chosen, note)
-    table = read_table(cache, clips)
-    check_views(chosen.feature_sets, table, config.views, note)
-    selection = select_for_training(
-        table,
+    prepared = prepare_run(
+        cache,
         task,
-        chosen.feature_sets,
-        max_tokens=config.max_tokens,
-        validation_fraction=config.validation_fraction,
-        split_seed=config.split_seed,
-        folds=config.folds,
-        fold=config.fold,
-        allow_unseen_classes=config.allow_unseen_classes,
-        allow_leakage=config.allow_leakage,
-        views=config.views,
-        residency=config.residency,
-        warn=note,
+        head=head,
+        modalities=modalities,
+        seeds=seeds,
+        config=config or TrainConfig(),
+        features=features,
+        clips=clips,
+        runs=Path(runs),
+        name=name,
+        notes=notes,
+        say=say,
     )
-    tensors, kind = place_clips(selection.tensors, training_device(config.device), config.residency, say)
-    described = _describe(cache, task, protocol_of(table), chosen, selection, chosen_seeds, config, warnings)
-    described["residency"] = kind
-    folder_name = name or f"{run_label(task, chosen.label)}-{secrets.token_hex(3)}"
-    trained: list[_Trained] = []
-    try:
-        with tracker(track, Path(runs), folder_name) as tell:
-            for each in _train_seeds(chosen, selection, tensors, chosen_seeds, config, progress, tell):
-                trained.append(each)
-    except LossNotFiniteError as error:
-        seed = chosen_seeds[len(trained)]
-        trained += [_Trained(seed, error.state, error.history, {})] if error.state else []
-        raise TrainError(f"seed {seed}: {error}{_keep_stopped(trained, described, Path(runs), folder_name)}") from None
-    results = _score(trained, selection, group_rows(described))
-    with run_folder(Path(runs), folder_name) as (folder, path):
+    with tracker(track, prepared.runs, prepared.name) as tell:
+        job = prepared.job(tell)
+        tensors = job.selection.tensors
+        if why_one_by_one(job.head, tensors.dims, job.config, len(job.seeds), replicas):
+            trained = list(train_one_by_one(job, progress))
+        else:
+            trained = [each for _, each in train_together([job], progress)]
+    return finish_run(prepared, trained)
+
+
+def finish_run(prepared: PreparedRun, trained: Sequence[Trained]) -> Run:
+    """Score the trainings of a run and write its folder.
+
+    Raises:
+        TrainError: the loss of one of them stopped being a number; what was good until then is kept.
+        RunError: the disk does not let us.
+    """
+    how = {"replicas": max(each.replicas for each in trained), "residency": trained[0].residency}
+    described = prepared.described | how
+    stopped = [each for each in trained if each.error]
+    if stopped:
+        good = [each for each in trained if each.state]
+        kept = _keep_stopped(good, described, prepared.runs, prepared.name)
+        raise TrainError(f"seed {stopped[0].seed}: {stopped[0].error}{kept}")
+    results = _score(trained, prepared.selection, group_rows(described))
+    with run_folder(prepared.runs, prepared.name) as (folder, path):
         of_run = {name: results[name] for name in ("metrics", "intervals", "calibration")}
         run = Run(path=path, config=described, **of_run)
-        predictions = _prediction_rows(trained, selection, task)
+        predictions = _prediction_rows(trained, prepared.selection, prepared.task)
         write_run(folder, described, {**run.to_json(), **results}, predictions, *_history_and_states(trained))
         write_card(folder, run)
     return run
 
 
-def _history_and_states(trained: list[_Trained]) -> tuple[pd.DataFrame, dict[int, dict[str, Tensor]]]:
+def _history_and_states(trained: Sequence[Trained]) -> tuple[pd.DataFrame, dict[int, dict[str, Tensor]]]:
     history = pd.DataFrame([{"seed": each.seed, **row} for each in trained for row in each.history])
     return history, {each.seed: each.state for each in trained}
 
 
-def _keep_stopped(trained: list[_Trained], described: dict[str, Any], runs: Path, name: str) -> str:
+def _keep_stopped(trained: Sequence[Trained], described: dict[str, Any], runs: Path, name: str) -> str:
     """Write down what was good until the training stopped, and say where; the last seed is the one that stopped."""
     if not trained:
         return ""
@@ -152,86 +140,7 @@ def _keep_stopped(trained: list[_Trained], described: dict[str, Any], runs: Path
     return f". The best weights until then are in {path}"
 
 
-def run_label(task: str, label: str) -> str:
-    """How the folders of such runs begin."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", f"{task}-{label}")
-
-
-@dataclass(frozen=True)
-class _Trained:
-    """What one seed gave."""
-
-    seed: int
-    state: dict[str, Tensor]
-    history: list[dict[str, float]]
-    probabilities: dict[str, np.ndarray]  # split -> (n, K)
-
-
-def seed_list(seeds: int | Sequence[int]) -> list[int]:
-    """The seeds that a number of them, or a list, names.
-
-    Raises:
-        TrainError: none, a negative one, or one twice.
-    """
-    listed = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    if not listed or not all(isinstance(seed, int) and seed >= 0 for seed in listed) or len(set(listed)) < len(listed):
-        raise TrainError(f"seeds is {seeds}; give how many (1 or more), or different numbers from 0")
-    return listed
-
-
-def _note_random_weights(chosen: Choice, note: Any) -> None:
-    for name, features in chosen.feature_sets.items():
-        if features.spec.weights.startswith("random"):
-            note(
-                f"the {name} tokens come from a backbone with random weights ({features.spec.weights}): "
-                "these scores say nothing about the trained backbone"
-            )
-
-
-def _train_seeds(
-    chosen: Choice,
-    selection: Selection,
-    tensors: ClipTensors,
-    seeds: list[int],
-    config: TrainConfig,
-    progress: bool,
-    tell: Tell,
-) -> Iterator[_Trained]:
-    """Seed after seed; `tensors` are the selection's, where the training reads them."""
-    device = tensors.labels.device
-    rows = {split: torch.from_numpy(selection.rows(split)).to(device) for split in ("train", *SCORED_SPLITS)}
-    statistics = token_statistics(selection.tensors, torch.from_numpy(selection.rows("train")))
-    batch_size, epochs = config.plan(len(rows["train"]))
-    with (
-        threads_for(device, batch_size * tensors.tokens_a_clip),
-        Progress(f"train {chosen.label}", epochs * len(seeds), unit="epoch", shown=progress) as bar,
-    ):
-        for seed in seeds:
-            done = 0
-
-            def on_epoch(row: dict[str, float], seed: int = seed) -> None:
-                nonlocal done
-                done += 1
-                tell(seed, row)
-                bar.step(f"seed {seed}, train {row['train_top1']:.3f}, val {row['val_top1']:.3f}")
-
-            # Fresh weights, and layers of a user's own head, draw from torch's global generator.
-            with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else ()):
-                torch.manual_seed(seed)
-                head = create_head(chosen.head, tensors.dims, len(selection.classes), config.head)
-                head.set_statistics(statistics)
-                head.to(device)
-                generator = torch.Generator(device).manual_seed(seed)
-                history = fit_head(head, tensors, rows["train"], rows["val"], config, generator, on_epoch)
-            bar.step(f"seed {seed} done", epochs - done)
-            probabilities = {split: predict_probabilities(head, tensors, rows[split]) for split in SCORED_SPLITS}
-            if isinstance(head, FittedHead):  # no chance in it: one fit serves every seed
-                yield from (_Trained(each, head.state_dict(), history, probabilities) for each in seeds)
-                return
-            yield _Trained(seed, head.state_dict(), history, probabilities)
-
-
-def _score(trained: list[_Trained], selection: Selection, groups: dict[str, list[int]]) -> dict[str, Any]:
+def _score(trained: Sequence[Trained], selection: Selection, groups: dict[str, list[int]]) -> dict[str, Any]:
     """Scores, intervals, confusion matrices (summed over the seeds) and calibration of each split that has clips."""
     metrics: dict[str, Any] = {}
     intervals: dict[str, Any] = {}
@@ -255,7 +164,7 @@ def _score(trained: list[_Trained], selection: Selection, groups: dict[str, list
     return {"metrics": metrics, "intervals": intervals, "confusion": confusion, "calibration": calibration}
 
 
-def _prediction_rows(trained: list[_Trained], selection: Selection, task: str) -> pd.DataFrame:
+def _prediction_rows(trained: Sequence[Trained], selection: Selection, task: str) -> pd.DataFrame:
     """One row per seed and clip of the scored splits."""
     parts = []
     for each in trained:
@@ -263,67 +172,3 @@ def _prediction_rows(trained: list[_Trained], selection: Selection, task: str) -
             rows = selection.table.iloc[selection.rows(split)]
             parts.append(prediction_table(rows, task, selection.classes, each.probabilities[split], each.seed))
     return pd.concat(parts, ignore_index=True)
-
-
-def _describe(
-    cache: FeatureCache,
-    task: str,
-    protocol: str | None,
-    chosen: Choice,
-    selection: Selection,
-    seeds: list[int],
-    config: TrainConfig,
-    warnings: list[str],
-) -> dict[str, Any]:
-    """Everything that decides the run, as plain JSON values."""
-    features = {
-        name: {
-            "feature_set": each.name,
-            "fingerprint": each.spec.fingerprint,
-            "backbone": each.spec.backbone,
-            "weights": each.spec.weights,
-            "weights_sha256": each.spec.weights_sha256,
-            "licence": each.provenance.get("weights_licence", UNKNOWN_LICENCE),
-            "tokens": each.spec.tokens,
-            "dim": each.spec.dim,
-            "tokens_hash": tokens_hash(each, selection.table, config.views),
-        }
-        for name, each in chosen.feature_sets.items()
-    }
-    return {
-        "run_version": RUN_VERSION,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "task": task,
-        "protocol": protocol,
-        "head": chosen.head,
-        "label": chosen.label,
-        "features": features,
-        "classes": selection.classes,
-        "class_groups": selection.class_groups if get_task(task).long_tailed else {},
-        "seeds": seeds,
-        "cache": str(cache.path.resolve()),
-        "clips": {
-            "hash": clip_list_hash(selection.table, task),
-            "test_hash": clip_list_hash(selection.table.iloc[selection.rows("test")], task),
-            "counts": selection.counts(),
-            "drawn_val_subjects": selection.drawn_val_subjects,
-        },
-        "trained_on": _trained_on(selection, protocol, task),
-        "config": asdict(config),
-        "packages": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
-        "device": str(training_device(config.device)),
-        "machine": machine(torch.get_num_threads()),
-        "warnings": warnings,
-    }
-
-
-def _trained_on(selection: Selection, protocol: str | None, task: str) -> dict[str, Any]:
-    """Whom the head learned from and was chosen by, in the words of a pose backbone's checkpoint."""
-    train, val = (selection.table.iloc[selection.rows(split)] for split in ("train", "val"))
-    return {
-        "protocol": protocol,
-        "task": task,
-        "subjects": sorted(train["subject_id"].unique()),
-        "videos": media_names(train),
-        "epoch_chosen_by_subjects": sorted(val["subject_id"].unique()),
-    }

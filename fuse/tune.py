@@ -87,6 +87,7 @@ def tune(
     base: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
     processes: int | None = None,
+    replicas: str = "auto",
 ) -> Tuned:
     """Train so many trials and rank them by their validation score.
 
@@ -104,6 +105,7 @@ def tune(
         base: settings of every trial.
         notes: what to warn of wherever a result is shown.
         processes: trials trained at a time by a random search.
+        replicas: whether trials of one architecture are trained together: on, off, or auto: on a GPU.
 
     Raises:
         MgcliError: the cache or the table does not allow it, or a setting does not exist.
@@ -127,7 +129,7 @@ def tune(
         return [cell for cell in cells if cell.name not in known]
 
     def train(cells: Sequence[Cell]) -> Outcome:
-        return train_cells(cache, task, cells, own, runs, notes=notes, processes=processes)
+        return train_cells(cache, task, cells, own, runs, notes=notes, processes=processes, replicas=replicas)
 
     if search == "random":
         for settings in _random_trials(space, trials, seed):

@@ -172,7 +172,7 @@ def test_a_grid_goes_on_where_it_was_and_repeats_nothing(cache: FeatureCache, tm
     second = train(cache, cells, runs, processes=1)
     assert len(second.done) == 6
     assert {name: (runs / name).stat().st_ino for name in before} == before
-    assert make_plan(cells, runs).to_json()["finished"] == 6
+    assert make_plan(cache, cells, runs).to_json()["finished"] == 6
     assert sorted(p.name for p in runs.iterdir() if p.name.startswith("gesture-")) == sorted(c.name for c in cells)
     table = table_of(cells, second, runs)
     assert all(row.complete for row in table.rows)

@@ -159,7 +159,7 @@ def test_balanced_sampling_draws_every_class_equally_often() -> None:
 )
 def test_class_weights(settings: dict[str, object], expected: list[float]) -> None:
     config = TrainConfig(label_smoothing=0.0, **settings)  # type: ignore[arg-type]
-    loss = Loss(torch.tensor([0] * 90 + [1] * 10), 2, config)
+    loss = Loss.of(torch.tensor([0] * 90 + [1] * 10), 2, config)
     targets = torch.eye(2)
     even = [float(loss(HeadOutput(torch.zeros(1, 2)), {}, targets[i : i + 1])) for i in range(2)]
     assert (np.array(even) / np.log(2)).tolist() == pytest.approx(expected, rel=2e-3)
@@ -167,7 +167,7 @@ def test_class_weights(settings: dict[str, object], expected: list[float]) -> No
 
 def test_the_loss_is_that_of_labels_where_nothing_is_mixed() -> None:
     logits, labels = torch.randn(6, NUM_CLASSES, generator=seeded()), torch.tensor([0, 0, 0, 1, 1, 2])
-    loss = Loss(labels, NUM_CLASSES, TrainConfig(class_balance="loss"))
+    loss = Loss.of(labels, NUM_CLASSES, TrainConfig(class_balance="loss"))
     weight = torch.tensor([6 / 9, 6 / 6, 6 / 3])
     expected = torch.nn.functional.cross_entropy(logits, labels, weight, label_smoothing=0.05, reduction="none").mean()
     targets = torch.nn.functional.one_hot(labels, NUM_CLASSES).float()

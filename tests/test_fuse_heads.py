@@ -7,7 +7,7 @@ from dataclasses import asdict, fields, replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mgcli.fuse.data import Batch, TokenStatistics
 from mgcli.fuse.head import (
@@ -20,7 +20,7 @@ from mgcli.fuse.head import (
     create_head,
     head_class,
 )
-from mgcli.fuse.layers import blank_clip, draw_dropout_from
+from mgcli.fuse.layers import Dropout, blank_clip, draw_keys, drop_by_key
 
 DIMS = {"video": 6, "pose": 5}
 NUM_CLASSES = 3
@@ -232,16 +232,43 @@ def test_low_rank_is_the_sum_of_products_of_the_modalities() -> None:
     torch.testing.assert_close(logits_of(head, batch), expected.detach(), atol=1e-5, rtol=1e-4)
 
 
-def test_dropout_draws_from_the_generator_that_it_is_given() -> None:
+def test_a_key_fixes_what_dropout_hides() -> None:
     head = ready_head("inter_fusion").train()
     batch = make_batch(DIMS)
-    found = []
-    for seed in (1, 1, 2):
-        draw_dropout_from(head, torch.Generator().manual_seed(seed))
+    found = [logits_of(head, batch), logits_of(head, batch)]  # without a key: torch's global generator
+    key = drop_by_key(head)
+    for value in (1, 1, 2):
+        key.fill_(value)
         torch.rand(3)  # what happens to the global generator does not matter
         found.append(logits_of(head, batch))
-    assert torch.equal(found[0], found[1])
-    assert not torch.equal(found[0], found[2])
+    assert torch.equal(found[2], found[3])
+    assert not any(torch.equal(found[i], found[j]) for i, j in ((0, 1), (1, 2), (3, 4)))
+
+
+def test_dropout_hides_the_share_that_it_should_and_no_pattern() -> None:
+    layers = nn.ModuleList(Dropout(0.1) for _ in range(2)).append(nn.Linear(1, 1))
+    key = drop_by_key(layers)
+    ones = torch.ones(16, 20, 48)
+    hidden = []
+    for drawn in draw_keys(30, torch.Generator().manual_seed(1)):
+        key.copy_(drawn)
+        shown = [layer(ones) for layer in layers[:2]]
+        assert all(set(each.unique().tolist()) == {0.0, ones.new_tensor(1 / 0.9).item()} for each in shown)
+        hidden.append(torch.stack([each == 0 for each in shown]).double())
+    every = torch.stack(hidden)  # (steps, layers, clips, tokens, columns)
+    for axis, size in enumerate(every.shape):  # each step, layer, clip, token and column loses a tenth ...
+        shares = every.movedim(axis, 0).flatten(1).mean(dim=1)
+        assert (shares - 0.1).abs().max() < 4 * (0.09 / (every.numel() / size)) ** 0.5
+        rows = every.movedim(axis, 0).flatten(1)
+        related = torch.corrcoef(rows).fill_diagonal_(0).abs().max()  # ... whatever another one loses
+        assert related < 4.5 / (every.numel() / size) ** 0.5
+
+
+def test_dropout_hides_the_same_however_far_a_batch_is_padded() -> None:
+    layer = Dropout(0.3)
+    drop_by_key(nn.ModuleList([layer, nn.Linear(1, 1)])).fill_(7)
+    wide = layer(torch.ones(4, 9, 16))
+    assert torch.equal(wide[:, :5], layer(torch.ones(4, 5, 16)))
 
 
 @pytest.mark.parametrize("name", FUSION)

@@ -95,7 +95,7 @@ def test_where_nothing_is_planted_intervals_lie_above_chance_as_rarely_as_they_s
 @pytest.mark.parametrize("gone", ["video", "pose"])
 def test_a_modality_that_is_gone_costs_no_more_than_training_without_it(tmp_path: Path, gone: str) -> None:
     # Four classes, one for each pair of bits: without a modality half of the clips can still be told.
-    cache = planted_cache(tmp_path / "features", rule="product", num_train=240, num_test=200)
+    cache = planted_cache(tmp_path / "features", rule="product", num_train=240, num_test=1000)
     left = "pose" if gone == "video" else "video"
     config = TrainConfig(min_steps=250, modality_dropout=0.3)
     run = train_head(cache, "gesture", head="inter_fusion", seeds=1, config=config, runs=tmp_path / "runs")
