@@ -34,7 +34,7 @@ class FeatureSpec:
     precision: str  # as computed: float32 or bfloat16
     sampling: dict[str, Any] = field(default_factory=dict)
     transform: dict[str, Any] = field(default_factory=dict)
-    views: int = 0  # augmented views beside the plain one
+    views: int = 0  # those of every set lie beside the plain one whatever is asked for: see `mgcli.cache.views`
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
