@@ -63,7 +63,8 @@ class TorchvisionVideo(Backbone):
             raise BackboneError(f"num_frames is {num_frames}; {self.name} needs {least} or more")
         self.tokens = tokens
         self.num_frames = num_frames
-        self.network = get_model(self.model_name, weights=None).eval()
+        # with channels last s3d takes 0.89 of the time, r3d_18 0.99 (float32 on one core; not measured on a GPU)
+        self.network = get_model(self.model_name, weights=None).eval().to(memory_format=torch.channels_last_3d)
         transform = weights.transforms()
         size_px = transform.resize_size
         self.shrink = Shrink(size_px[0] if len(size_px) == 1 else tuple(size_px), tuple(transform.crop_size))

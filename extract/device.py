@@ -1,4 +1,8 @@
-"""Which device, precision and batch size suit this machine."""
+"""Which device, precision and batch size suit this machine.
+
+Channels-last is the networks' own choice: `backbone_torchvision.py` has it; on one core in float32 it made MViTv2-S and
+SwinFace no faster (0.999 and 0.997 of the time), and on a GPU it is not measured.
+"""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ import re
 import socket
 import sys
 import threading
+import warnings
 from contextlib import ExitStack, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,12 +192,16 @@ def _join(ray: Any) -> None:
         except (OSError, OverflowError) as error:
             raise EngineError(f"no Ray cluster answers at RAY_ADDRESS={address} ({error}); {_HOW_TO_START}") from None
     try:
-        ray.init(address=address or "auto", log_to_driver=False, logging_level="ERROR")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what it warns of on the way is in the error
+            ray.init(address=address or "auto", log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # it has many kinds: no cluster, another version of Ray or Python, ...
         if not address and isinstance(error, ConnectionError):
             raise EngineError(f"no Ray cluster is running here; {_HOW_TO_START}") from None
         first = str(error).strip().splitlines()[:1] or [type(error).__name__]
-        raise EngineError(f"the Ray cluster {address or 'here'} cannot be joined: {first[0]}") from error
+        raise EngineError(
+            f"the Ray cluster {address or 'here'} cannot be joined: {first[0]}; {_HOW_TO_START}"
+        ) from error
 
 
 def _places(nodes: list[dict[str, Any]], with_gpus: bool) -> list[_Place]:

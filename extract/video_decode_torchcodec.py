@@ -69,6 +69,8 @@ def torchcodec_pictures(
             picture = _frame(decoder, index, stop)  # (H, W, 3)
             if on_packet is not None:
                 on_packet()
+        if last < 0:  # some versions know only once they have decoded
+            _refuse_processor(decoder, device)
         decoded = time.perf_counter()
         pictures = {look: (picture if look is None else shrunk(picture, look)).cpu().numpy() for look in needs[frame]}
         count.decode_s += decoded - started
@@ -99,13 +101,11 @@ def _open(index: VideoIndex, device: str, threads: int) -> VideoDecoder:
     with open_stream(index.path) as (_, stream):
         number = stream.index
     try:
-        decoder = VideoDecoder(
+        return VideoDecoder(
             str(index.path), stream_index=number, dimension_order="NHWC", num_ffmpeg_threads=threads, device=device
         )
     except (RuntimeError, ValueError) as error:
         raise GivesUpError("files that it does not open") from error
-    _refuse_processor(decoder, device)
-    return decoder
 
 
 def _refuse_processor(decoder: VideoDecoder, device: str) -> None:
