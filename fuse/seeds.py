@@ -69,8 +69,8 @@ def why_one_by_one(
         dims: token width of each modality.
         config: of one of them.
         num_trainings: seeds of all runs.
-        replicas: of REPLICAS; auto: on a GPU. On a CPU one after another was 5 to 25 % faster
-            (default sizes, 5 and 16 trainings, one thread).
+        replicas: of REPLICAS; auto: on a GPU. On a CPU one after another took 10 to 25 % less
+            processor time (default sizes, 5 and 16 trainings, one thread).
 
     Raises:
         TrainError: no such choice, or no such device.
