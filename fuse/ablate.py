@@ -28,7 +28,7 @@ from mgcli.fuse.grid import Cell, groups
 from mgcli.fuse.plan import is_done, num_workers, why_cells_one_by_one
 from mgcli.fuse.prepare import PreparedRun, prepare_run
 from mgcli.fuse.run import check_writable
-from mgcli.fuse.seeds import Trained, train_one_by_one, train_together
+from mgcli.fuse.seeds import Trained, check_replicas, train_one_by_one, train_together
 from mgcli.fuse.selection import LoadedClips
 from mgcli.fuse.train import finish_run
 
@@ -71,7 +71,9 @@ def train_cells(
 
     Raises:
         RunError: the runs folder cannot be written to.
+        TrainError: no such choice of `replicas`.
     """
+    check_replicas(replicas)
     check_writable(runs)
     (runs / _CLAIMS).mkdir(exist_ok=True)
     todo = [cell for cell in cells if not is_done(runs, cell)]
@@ -99,9 +101,19 @@ def train_group(
     replicas: str,
 ) -> Iterator[tuple[Cell, str]]:
     """Train the cells of one architecture; each with its fault, empty where it has its run folder now."""
-    if group and not why_cells_one_by_one(cache, group, replicas):
+    with _faults() as unusable:  # such as a device that there is not
+        one_by_one = not group or bool(why_cells_one_by_one(cache, group, replicas))
+    if unusable:
+        yield from ((cell, unusable[0]) for cell in group)
+    elif one_by_one:
+        yield from _train_one_by_one(cache, task, group, table, runs, notes)
+    else:
         yield from _train_together(cache, task, group, table, runs, notes)
-        return
+
+
+def _train_one_by_one(
+    cache: FeatureCache, task: str, group: Sequence[Cell], table: pd.DataFrame, runs: Path, notes: Sequence[str]
+) -> Iterator[tuple[Cell, str]]:
     for cell in group:
         with _faults() as fault:
             prepared = _prepare(cache, task, cell, table, runs, notes)

@@ -64,6 +64,8 @@ class HeadStack:
         self._frozen = {n for n, each in heads[0].named_parameters(remove_duplicate=False) if not each.requires_grad}
         self._keys = [f"{name}.key" for name, each in self._head.named_modules() if isinstance(each, Dropout)]
         self._saved = list(heads[0].state_dict())
+        self._with_gradient: list[int] = []  # first columns of the parameters that the loss was last seen to read
+        self._read = torch.zeros(end, dtype=torch.bool, device=device)
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -110,13 +112,26 @@ class HeadStack:
             losses, logits = vmap(one)(leaves | buffers, inputs_of(batch), targets, dict(vars(loss)))
         learning = [name for name in leaves if name not in self._frozen]
         found = torch.autograd.grad(losses.sum(), [leaves[name] for name in learning], allow_unused=True)
-        gradient, read = torch.zeros_like(self.weights), torch.zeros_like(self.weights[0], dtype=torch.bool)
-        parts = self.parameters(gradient)
-        for name, each in zip(learning, found, strict=True):
+        return losses.detach(), logits.detach(), *self._joined(dict(zip(learning, found, strict=True)))
+
+    def _joined(self, found: Mapping[str, Tensor | None]) -> tuple[Tensor, Tensor]:
+        """The (R, P) gradient from that of each parameter, in one operation, and (P,) bool: which have one."""
+        parts: dict[int, Tensor] = {}  # first column -> (R, ...); a parameter of two names has the sum of both
+        for name, each in found.items():
             if each is not None:
-                parts[name] += each
-                read[self._places[name][0]] = True
-        return losses.detach(), logits.detach(), gradient, read
+                start = self._places[name][0].start
+                own = each.reshape(len(each), -1)
+                parts[start] = parts[start] + own if start in parts else own
+        pieces, end = [], 0
+        for start, part in [*sorted(parts.items()), (self.weights.shape[1], self.weights[:, :0])]:
+            pieces += [part.new_zeros(len(part), start - end), part]
+            end = start + part.shape[1]
+        if list(parts) != self._with_gradient:
+            read = torch.zeros_like(self._read)
+            for start, part in parts.items():
+                read[start : start + part.shape[1]] = True
+            self._read, self._with_gradient = read, list(parts)
+        return torch.cat(pieces, dim=1), self._read
 
     @torch.no_grad()
     def logits(self, batch: Batch, weights: Tensor) -> Tensor:
