@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 from mgcli.cache import MgcliError, Section, class_name
@@ -90,17 +91,29 @@ def group_runs(runs: Sequence[Run]) -> list[RunGroup]:
 
 def _group(key: str, title: str, runs: list[Run]) -> RunGroup:
     split = "test" if any(run.metrics.get("test") for run in runs) else "val"
-    scores: list[ScoreTable | None] = []
-    faults: list[str] = []
-    for run in runs:
-        try:
-            table = run_scores(run).split(split)
-            scores.append(table.rows(table.labels != UNKNOWN))
-            faults.append("" if len(table) else f"it has no predictions of {split} clips")
-        except (MgcliError, KeyError, ValueError) as error:
-            scores.append(None)
-            faults.append(str(error))
-    return RunGroup(key=key, title=title, runs=runs, names=_names(runs), split=split, scores=scores, faults=faults)
+    found = [_scores(run, split) for run in runs]
+    tables, faults = [table for table, _ in found], [fault for _, fault in found]
+    return RunGroup(
+        key=key,
+        title=title,
+        runs=runs,
+        names=_names(runs),
+        split=split,
+        scores=[table for table, _ in found],
+        faults=[fault for _, fault in found],
+    )
+
+
+def _scores(run: Run, split: str) -> tuple[ScoreTable | None, str]:
+    """A run's scores of the labelled clips of a split, or why there are none."""
+    try:
+        table = run_scores(run).split(split)
+    except (MgcliError, KeyError, ValueError) as error:  # KeyError, ValueError: a file that is cut short or edited
+        return None, f"cannot read predictions.csv of {run.name}: {error}"
+    if not np.isfinite(table.probabilities).all():
+        return None, f"predictions.csv of {run.name} has probabilities that are no numbers"
+    table = table.rows(table.labels != UNKNOWN)
+    return table, "" if len(table) else f"{run.name} has no predictions of labelled {split} clips"
 
 
 def varied_options(runs: Sequence[Run]) -> dict[str, list[str]]:
