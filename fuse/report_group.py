@@ -73,26 +73,24 @@ def not_shown(reason: str, what: str = "Not shown") -> Markup:
 
 def group_runs(runs: Sequence[Run]) -> list[RunGroup]:
     """The runs by task, protocol and classes, each group in the order given."""
-    found: dict[tuple[object, ...], list[Run]] = {}
+    found: dict[tuple[str, str | None, tuple[str, ...]], list[Run]] = {}
     for run in runs:
         found.setdefault((run.config["task"], run.protocol, tuple(run.config["classes"])), []).append(run)
-    keys: list[str] = []
+    tasks = [task for task, _, _ in found]
     groups = []
-    for (task, protocol, _), of_group in found.items():
-        count = sum(key.partition("-")[0] == task for key in keys)
-        keys.append(f"{task}-{count + 1}" if count else str(task))
-        several_protocols = sum(each[0] == task for each in found) > 1
-        title = f"{str(task).capitalize()} ({protocol or 'own clip table'}{f', {count + 1}' if count else ''})"
-        groups.append(
-            _group(keys[-1], "" if len(found) == 1 else title if several_protocols else title.split(" (")[0], of_group)
-        )
+    for place, ((task, protocol, _), of_group) in enumerate(found.items()):
+        number = tasks[: place + 1].count(task)
+        key = task if number == 1 else f"{task}-{number}"
+        title = task.capitalize() if len(found) > 1 else ""
+        if tasks.count(task) > 1:
+            title += f" ({protocol or 'own clip table'}, {number})"
+        groups.append(_group(key, title, of_group))
     return groups
 
 
 def _group(key: str, title: str, runs: list[Run]) -> RunGroup:
     split = "test" if any(run.metrics.get("test") for run in runs) else "val"
     found = [_scores(run, split) for run in runs]
-    tables, faults = [table for table, _ in found], [fault for _, fault in found]
     return RunGroup(
         key=key,
         title=title,
