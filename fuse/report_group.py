@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 from mgcli.cache import MgcliError, Section, class_name
@@ -72,35 +73,45 @@ def not_shown(reason: str, what: str = "Not shown") -> Markup:
 
 def group_runs(runs: Sequence[Run]) -> list[RunGroup]:
     """The runs by task, protocol and classes, each group in the order given."""
-    found: dict[tuple[object, ...], list[Run]] = {}
+    found: dict[tuple[str, str | None, tuple[str, ...]], list[Run]] = {}
     for run in runs:
         found.setdefault((run.config["task"], run.protocol, tuple(run.config["classes"])), []).append(run)
-    keys: list[str] = []
+    tasks = [task for task, _, _ in found]
     groups = []
-    for (task, protocol, _), of_group in found.items():
-        count = sum(key.partition("-")[0] == task for key in keys)
-        keys.append(f"{task}-{count + 1}" if count else str(task))
-        several_protocols = sum(each[0] == task for each in found) > 1
-        title = f"{str(task).capitalize()} ({protocol or 'own clip table'}{f', {count + 1}' if count else ''})"
-        groups.append(
-            _group(keys[-1], "" if len(found) == 1 else title if several_protocols else title.split(" (")[0], of_group)
-        )
+    for place, ((task, protocol, _), of_group) in enumerate(found.items()):
+        number = tasks[: place + 1].count(task)
+        key = task if number == 1 else f"{task}-{number}"
+        title = task.capitalize() if len(found) > 1 else ""
+        if tasks.count(task) > 1:
+            title += f" ({protocol or 'own clip table'}, {number})"
+        groups.append(_group(key, title, of_group))
     return groups
 
 
 def _group(key: str, title: str, runs: list[Run]) -> RunGroup:
     split = "test" if any(run.metrics.get("test") for run in runs) else "val"
-    scores: list[ScoreTable | None] = []
-    faults: list[str] = []
-    for run in runs:
-        try:
-            table = run_scores(run).split(split)
-            scores.append(table.rows(table.labels != UNKNOWN))
-            faults.append("" if len(table) else f"it has no predictions of {split} clips")
-        except (MgcliError, KeyError, ValueError) as error:
-            scores.append(None)
-            faults.append(str(error))
-    return RunGroup(key=key, title=title, runs=runs, names=_names(runs), split=split, scores=scores, faults=faults)
+    found = [_scores(run, split) for run in runs]
+    return RunGroup(
+        key=key,
+        title=title,
+        runs=runs,
+        names=_names(runs),
+        split=split,
+        scores=[table for table, _ in found],
+        faults=[fault for _, fault in found],
+    )
+
+
+def _scores(run: Run, split: str) -> tuple[ScoreTable | None, str]:
+    """A run's scores of the labelled clips of a split, or why there are none."""
+    try:
+        table = run_scores(run).split(split)
+    except (MgcliError, KeyError, ValueError) as error:  # KeyError, ValueError: a file that is cut short or edited
+        return None, f"cannot read predictions.csv of {run.name}: {error}"
+    if not np.isfinite(table.probabilities).all():
+        return None, f"predictions.csv of {run.name} has probabilities that are no numbers"
+    table = table.rows(table.labels != UNKNOWN)
+    return table, "" if len(table) else f"{run.name} has no predictions of labelled {split} clips"
 
 
 def varied_options(runs: Sequence[Run]) -> dict[str, list[str]]:

@@ -14,7 +14,7 @@ from browser import THEMES, opened, reached_by_tab, serious_faults
 from planted import QUICK, planted_cache
 
 from mgcli.cache import FeatureCache, FeatureSpec, PageError, check_clip_table, open_cache, remove_feature_set
-from mgcli.fuse import Run, RunError, compare_heads, make_ensemble, write_report
+from mgcli.fuse import Run, RunError, compare_heads, make_ensemble, train_head, write_report
 from mgcli.fuse.report_group import group_runs
 from mgcli.fuse.report_tokens import principal_components
 from mgcli.fuse.run import HISTORY_FILE
@@ -153,6 +153,25 @@ def test_a_missing_file_costs_its_own_section(copied: Path, file: str, anchor: s
     html = html_of(copied, runs)
     assert said in text_of(html, f"gesture-{anchor}")
     assert re.findall(r'<section id="gesture-([\w-]+)"', html) == SECTIONS
+
+
+def test_probabilities_that_are_no_numbers_cost_their_own_sections(copied: Path) -> None:
+    runs = runs_of(copied)
+    predictions = pd.read_csv(runs[0] / "predictions.csv")
+    predictions.iloc[-1, -1] = np.inf
+    predictions.to_csv(runs[0] / "predictions.csv", index=False)
+    assert "probabilities that are no numbers" in text_of(html_of(copied, runs), "gesture-calibration")
+
+
+def test_without_test_clips_those_of_validation_are_shown(tmp_path: Path) -> None:
+    cache = planted_cache(tmp_path / "features", num_train=48, num_test=0)
+    run = train_head(cache, "gesture", seeds=1, runs=tmp_path / "runs", config=QUICK, progress=False)
+    report = write_report([run], tmp_path / "report.html", cache=cache)
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert report.groups[0].split == "val"
+    assert "Scores of the val clips" in text_of(html, "gesture-scores")
+    assert "No run was calibrated" in text_of(html, "gesture-calibration")
+    assert {"gesture-tokens-video", "gesture-modalities"} <= set(figures_of(html))
 
 
 @pytest.mark.parametrize("content", ["", "clip_id\n", "clip_id,subject_id,split,seed,true,predicted\n"])
