@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from mgcli.extract.train_pose_clips import BackboneTrainError
     from mgcli.extract.video import DecodePlan, VideoError, VideoIndex, index_video, plan_decode
     from mgcli.extract.video_decode import DecodeCount, decode_frames
-    from mgcli.extract.view_media import ClipView, view_clip
     from mgcli.extract.view_joined import Answer, ViewedClip, look_at_clip
+    from mgcli.extract.view_media import ClipView, view_clip
     from mgcli.extract.viewer import viewer_section
     from mgcli.extract.weights import PublishedWeights, download_weights, weights_folders
     from mgcli.extract.weights_checkpoint import WeightsError, read_provenance

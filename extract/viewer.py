@@ -28,9 +28,9 @@ from mgcli.cache import (
     page_text,
 )
 from mgcli.extract.skeleton_layouts import LayoutError, joint_layout
-from mgcli.extract.view_media import ClipView
 from mgcli.extract.view_joined import Answer, ViewedClip
 from mgcli.extract.view_lanes import attention_lane, course_of, course_table, norm_lane, seen_lane
+from mgcli.extract.view_media import ClipView
 
 SHOWN_CLASSES = 5
 MAX_MAPS = 64  # times at which a map over the picture is kept; of more, every so manyth
