@@ -95,9 +95,26 @@ class Page:
             PageError: there is something else of that name, or no such folder.
             CacheError: the disk does not let us.
         """
-        _refuse_foreign(out)
+        expect_page_place(out)
         with writing(out), committed_file(out) as temporary:
             temporary.write_text(self.html(), encoding="utf-8")
+
+
+def expect_page_place(out: Path) -> None:
+    """Find out before the work whether a page may be written there: a new file, or one that replaces an older page.
+
+    Raises:
+        PageError: there is something else of that name, or no such folder.
+    """
+    if out.is_dir():
+        raise PageError(f"{out} is a folder; name a file, such as {out / 'report.html'}")
+    if not out.absolute().parent.is_dir():
+        raise PageError(f"there is no folder {out.absolute().parent}; make it, or write the page elsewhere")
+    if out.exists():
+        with out.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+        if head and GENERATOR.encode() not in head:
+            raise PageError(f"{out} is there and no page of mgcli, so it is kept; name another file")
 
 
 def page_text(name: str, package: str = "mgcli.cache") -> str:
@@ -181,18 +198,6 @@ def _inline(element: str, text: str) -> Markup:
     if f"</{element}" in text.lower() or "<!--" in text:
         raise ValueError(f"a {element} of the page holds </{element} or <!--, which would end it early")
     return Markup("<{0}>{1}</{0}>").format(Markup(element), Markup(text))
-
-
-def _refuse_foreign(out: Path) -> None:
-    if out.is_dir():
-        raise PageError(f"{out} is a folder; name a file, such as {out / 'report.html'}")
-    if not out.absolute().parent.is_dir():
-        raise PageError(f"there is no folder {out.absolute().parent}; make it, or write the page elsewhere")
-    if out.exists():
-        with out.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
-        if head and GENERATOR.encode() not in head:
-            raise PageError(f"{out} is there and no page of mgcli, so it is kept; name another file")
 
 
 _SHELL = """<!doctype html>

@@ -39,14 +39,15 @@
   }
 
   const NARROW_PX = 480;
-  const NARROW_SIGNS = 14;
+  const HALF_A_NAME = 7;
 
   // On a phone the names beside an axis would leave no room for the figure.
   function shortened(figure, key) {
     const axis = figure.layout[key];
     if (!axis || axis.type !== "category") return {};
     const names = [...new Set(figure.data.flatMap((trace) => trace[key[0]]))];
-    const cut = (name) => (name.length > NARROW_SIGNS ? `${name.slice(0, NARROW_SIGNS - 1)}…` : name);
+    const long = (name) => name.length > 2 * HALF_A_NAME + 1;
+    const cut = (name) => (long(name) ? `${name.slice(0, HALF_A_NAME)}…${name.slice(-HALF_A_NAME)}` : name);
     return { [key]: { tickmode: "array", tickvals: names, ticktext: names.map(cut) } };
   }
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from mgcli.cache import FeatureCache, Page, Section
+from mgcli.cache import FeatureCache, Page, Section, expect_page_place
 from mgcli.fuse.report_calibration import calibration_section
 from mgcli.fuse.report_classes import confusion_section, tail_section
 from mgcli.fuse.report_clip_table import judged_clips, used_clips
@@ -91,6 +91,7 @@ def write_report(
         RunError: a folder is no run, or named twice.
         PageError: the page cannot be written there.
     """
+    expect_page_place(out)
     loaded = [run if isinstance(run, Run) else Run.load(run) for run in runs]
     places = [run.path.resolve() for run in loaded]
     twice = next((path for path in places if places.count(path) > 1), None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from markupsafe import Markup
 
@@ -10,6 +12,16 @@ from mgcli.fuse.calibration import NUM_BINS, reliability, with_temperature
 from mgcli.fuse.report_group import RunGroup, not_shown
 from mgcli.fuse.report_plot import Plot, hover, percent
 from mgcli.fuse.score_table import ScoreTable
+
+_DIAGONAL: dict[str, Any] = {
+    "type": "scatter",
+    "mode": "lines",
+    "x": [0, 100],
+    "y": [0, 100],
+    "line": {"color": "--muted", "dash": "dash", "width": 1},
+    "hoverinfo": "skip",
+    "showlegend": False,
+}
 
 
 def calibration_section(group: RunGroup) -> Section:
@@ -28,42 +40,12 @@ def _diagram(group: RunGroup, table: ScoreTable) -> Markup:
     if len(temperatures) == len(table.probabilities) and group.split in group.run.calibration:
         scaled = [with_temperature(each, t) for each, t in zip(table.probabilities, temperatures, strict=True)]
         kinds.append(("with temperature", np.concatenate(scaled), "--hue-2", "diamond"))
-    traces: list[dict[str, object]] = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "x": [0, 100],
-            "y": [0, 100],
-            "line": {"color": "--muted", "dash": "dash", "width": 1},
-            "hoverinfo": "skip",
-            "showlegend": False,
-        }
-    ]
-    rows = []
+    traces, rows = [_DIAGONAL], []
     for name, probabilities, color, symbol in kinds:
         count, confidence, right = reliability(labels, probabilities)
         used = np.flatnonzero(count)
         x, y = 100 * confidence[used] / count[used], 100 * right[used] / count[used]
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": name,
-                "x": x.round(2).tolist(),
-                "y": y.round(2).tolist(),
-                "line": {"color": color, "width": 1.4},
-                "marker": {
-                    "symbol": symbol,
-                    "size": (6 + 14 * np.sqrt(count[used] / count.max())).round(1).tolist(),
-                    "opacity": 0.85,
-                },
-                "hoverinfo": "text",
-                "hovertext": [
-                    hover(name, f"said {a:.1f} %, right {b:.1f} %", f"{n:,} answers")
-                    for a, b, n in zip(x.tolist(), y.tolist(), count[used].tolist(), strict=True)
-                ],
-            }
-        )
+        traces.append(_curve(name, x, y, count[used], color, symbol))
         rows += [[name, f"{a:.1f}", f"{b:.1f}", f"{n:,}"] for a, b, n in zip(x, y, count[used], strict=True)]
     side = {"range": [-3, 103], "dtick": 20}
     plot = Plot(
@@ -83,6 +65,25 @@ def _diagram(group: RunGroup, table: ScoreTable) -> Markup:
     return plot.html(
         caption, html_table(["probabilities", "confidence, %", "right, %", "answers"], rows, caption=caption)
     )
+
+
+def _curve(name: str, x: np.ndarray, y: np.ndarray, count: np.ndarray, color: str, symbol: str) -> dict[str, Any]:
+    """Confidence and share of right answers in percent, a point for each bin of so many answers."""
+    size = 6 + 14 * np.sqrt(count / count.max())
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": name,
+        "x": x.round(2).tolist(),
+        "y": y.round(2).tolist(),
+        "line": {"color": color, "width": 1.4},
+        "marker": {"symbol": symbol, "size": size.round(1).tolist(), "opacity": 0.85},
+        "hoverinfo": "text",
+        "hovertext": [
+            hover(name, f"said {a:.1f} %, right {b:.1f} %", f"{n:,} answers")
+            for a, b, n in zip(x.tolist(), y.tolist(), count.tolist(), strict=True)
+        ],
+    }
 
 
 def _errors(group: RunGroup) -> Markup:

@@ -9,11 +9,12 @@ from markupsafe import Markup
 from mgcli.cache import CLASS_GROUP_NAMES, Section, class_group, html_table
 from mgcli.fuse.metrics import confusion_matrix
 from mgcli.fuse.report_group import RunGroup, not_shown
-from mgcli.fuse.report_plot import Plot, axis_labels, hover, limited_table, percent
+from mgcli.fuse.report_plot import Plot, axis_labels, heat_map, hover, limited_table, percent
 from mgcli.fuse.score_table import ScoreTable
 
 MAX_MATRIX = 64  # classes that a matrix can still be read with
 MAX_LABELLED = 48  # classes that have their names beside an axis
+MAX_WRITTEN = 12  # classes whose counts stand in the squares
 SIGNS_ABREAST = 60  # of labels below an axis before they are turned
 EXAMPLES = 3  # clips named where the pointer is
 
@@ -107,54 +108,41 @@ def _matrix(
         ]
         for i in range(len(names))
     ]
-    labels = axis_labels(names)
-    few = len(names) <= 12
-    trace = {
-        "type": "heatmap",
-        "z": [
-            [round(100 * value, 1) if total else None for value in row]
-            for row, total in zip(share.tolist(), totals.tolist(), strict=True)
-        ],
-        "x": labels,
-        "y": labels,
-        "zmin": 0,
-        "zmax": 100,
-        "colorscale": [[0, "--raised"], [1, "--hue-1"]],
-        "xgap": 1,
-        "ygap": 1,
-        "hoverinfo": "text",
-        "hovertext": texts,
-        "colorbar": {
-            "title": {"text": "% of the true class", "side": "right"},
-            "thickness": 12,
-            "len": 0.8,
-            "outlinewidth": 0,
-        },
-    }
-    if few:
-        trace |= {"text": [[f"{value:,}" for value in row] for row in counts.tolist()], "texttemplate": "%{text}"}
-    side = {"type": "category", "showgrid": False, "showticklabels": len(names) <= MAX_LABELLED}
-    small = {"tickfont": {"size": 11 if len(names) > 20 else 12}}
-    angle = -50 if sum(map(len, labels)) > SIGNS_ABREAST else 0
-    plot = Plot(
-        anchor=f"{group.key}-confusion-plot",
-        data=[trace],
-        layout={
-            "xaxis": {
-                **side,
-                **small,
-                "title": {"text": "predicted"},
-                "tickangle": angle,
-            },
-            "yaxis": {**side, **small, "title": {"text": "true"}, "autorange": "reversed"},
-        },
-        height_px=240 + 22 * max(len(names), 4),
-    )
+    z = [
+        [round(100 * value, 1) if total else None for value in row]
+        for row, total in zip(share.tolist(), totals.tolist(), strict=True)
+    ]
+    plot = _squares(f"{group.key}-confusion-plot", z, counts, axis_labels(names), texts)
     caption = (
         f"Confusion matrix of {group.name} on the {group.split} clips{seeds}: share of each true class. Hover for "
         "counts and clips."
     )
     return plot.html(caption, confused)
+
+
+def _squares(
+    anchor: str, z: list[list[float | None]], counts: np.ndarray, labels: list[str], texts: list[list[str]]
+) -> Plot:
+    trace = heat_map(z, labels, labels, texts=texts, title="% of the true class", color="--hue-1")
+    trace |= {"zmin": 0, "zmax": 100}
+    if len(labels) <= MAX_WRITTEN:
+        trace |= {"text": [[f"{value:,}" for value in row] for row in counts.tolist()], "texttemplate": "%{text}"}
+    side = {
+        "type": "category",
+        "showgrid": False,
+        "showticklabels": len(labels) <= MAX_LABELLED,
+        "tickfont": {"size": 11 if len(labels) > 20 else 12},
+    }
+    angle = -50 if sum(map(len, labels)) > SIGNS_ABREAST else 0
+    return Plot(
+        anchor=anchor,
+        data=[trace],
+        layout={
+            "xaxis": {**side, "title": {"text": "predicted"}, "tickangle": angle},
+            "yaxis": {**side, "title": {"text": "true"}, "autorange": "reversed"},
+        },
+        height_px=240 + 22 * max(len(labels), 4),
+    )
 
 
 def _group_table(group: RunGroup) -> Markup:

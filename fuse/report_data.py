@@ -60,8 +60,9 @@ def _classes(group: RunGroup, table: pd.DataFrame | str) -> Markup:
         return not_shown(table, "Clips by class are not shown")
     counts = pd.crosstab(table[group.task], table["split"])
     numbers = counts.reindex(index=group.classes, columns=list(SPLITS), fill_value=0).to_numpy()  # (K, 3)
+    names = group.class_names
     rows = [
-        [group.class_names[i], *(f"{count:,}" for count in numbers[i].tolist()), class_group(int(numbers[i, 0]))]
+        [names[i], *(f"{count:,}" for count in numbers[i].tolist()), class_group(int(numbers[i, 0]))]
         for i in np.argsort(-numbers[:, 0], kind="stable").tolist()
     ]
     return folded_table(

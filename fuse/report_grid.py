@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from mgcli.cache import Section, html_table
-from mgcli.fuse.report_group import RunGroup
-from mgcli.fuse.report_plot import Plot, axis_labels, hover, percent
+from mgcli.fuse.report_group import RunGroup, varied_options
+from mgcli.fuse.report_plot import Plot, axis_labels, heat_map, hover, percent, spoken
 from mgcli.fuse.run import Run
 
 LEAST_FILLED = 0.5  # of the cells of a map that is worth drawing
-_NOT_A_CHOICE = {"fold", "split_seed", "device", "allow_leakage", "allow_unseen_classes"}
 
 
 def grid_section(group: RunGroup) -> Section | None:
@@ -22,7 +21,7 @@ def grid_section(group: RunGroup) -> Section | None:
     if len(factors) < 2:
         return None
     down, across = _axes(factors)
-    rows, columns = list(dict.fromkeys(down)), list(dict.fromkeys(across))
+    rows, columns = sorted(set(down), key=_natural), sorted(set(across), key=_natural)
     cells: dict[tuple[str, str], list[Run]] = {}
     for run, row, column in zip(group.runs, down, across, strict=True):
         cells.setdefault((row, column), []).append(run)
@@ -33,61 +32,45 @@ def grid_section(group: RunGroup) -> Section | None:
     }
     z = [[_of(means, row, column)[0] for column in columns] for row in rows]
     texts = [[_hover(means, row, column, len(cells.get((row, column), []))) for column in columns] for row in rows]
-    trace = {
-        "type": "heatmap",
-        "z": z,
-        "x": axis_labels(columns),
-        "y": axis_labels(rows),
-        "colorscale": [[0, "--raised"], [1, "--hue-3"]],
-        "xgap": 2,
-        "ygap": 2,
-        "hoverinfo": "text",
-        "hovertext": texts,
-        "text": [["" if value is None else f"{value:.1f}" for value in line] for line in z],
-        "texttemplate": "%{text}",
-        "colorbar": {
-            "title": {"text": "validation, %", "side": "right"},
-            "thickness": 12,
-            "len": 0.9,
-            "outlinewidth": 0,
-        },
-    }
-    side = {"type": "category", "showgrid": False}
-    plot = Plot(
-        anchor=f"{group.key}-grid-plot",
-        data=[trace],
-        layout={
-            "xaxis": {**side, "tickangle": -30 if len(columns) > 3 else 0},
-            "yaxis": {**side, "autorange": "reversed"},
-        },
-        height_px=160 + 36 * len(rows),
-    )
     caption = (
-        f"{group.main_score} of every combination on the validation clips, in percent, mean over seeds. Choose by "
-        "this, never by the test clips."
+        f"{spoken(group.main_score).capitalize()} of every combination on the validation clips, in percent, mean over "
+        "seeds. Choose by this, never by the test clips."
     )
     lines = [
         [row, column, *("-" if value is None else f"{value:.1f}" for value in means[row, column])]
         for row, column in means
     ]
     alternative = html_table(["rows", "columns", "validation, %", "test, %"], lines, caption=caption)
+    plot = _map(f"{group.key}-grid-plot", z, axis_labels(rows), axis_labels(columns), texts)
     return group.section("ablation", "Ablation", plot.html(caption, alternative))
+
+
+def _map(anchor: str, z: list[list[float | None]], rows: list[str], columns: list[str], texts: list[list[str]]) -> Plot:
+    written = [["" if value is None else f"{value:.1f}" for value in line] for line in z]
+    trace = heat_map(z, rows, columns, texts=texts, title="validation, %", color="--hue-3")
+    side = {"type": "category", "showgrid": False}
+    return Plot(
+        anchor=anchor,
+        data=[trace | {"text": written, "texttemplate": "%{text}"}],
+        layout={
+            "xaxis": {**side, "tickangle": -30 if len(columns) > 3 else 0},
+            "yaxis": {**side, "autorange": "reversed"},
+        },
+        height_px=160 + 36 * len(rows),
+    )
 
 
 def _factors(runs: Sequence[Run]) -> dict[str, list[str]]:
     """What differs between the runs: name -> its value in each of them; modalities and head first."""
     found = {"modalities": ["+".join(run.modalities) for run in runs], "head": [run.config["head"] for run in runs]}
-    options = [_options(run) for run in runs]
-    for name in dict.fromkeys(name for each in options for name in each):
-        found[name] = [f"{name}={each.get(name, '-')}" for each in options]
+    for name, values in varied_options(runs).items():
+        found[name] = [f"{name}={value}" for value in values]
     return {name: values for name, values in found.items() if len(set(values)) > 1}
 
 
-def _options(run: Run) -> dict[str, Any]:
-    config = run.config.get("config", {})
-    plain = {key: value for key, value in config.items() if not isinstance(value, dict)}
-    head = config.get("head", {})
-    return {key: value for key, value in {**plain, **head}.items() if key not in _NOT_A_CHOICE}
+def _natural(text: str) -> list[tuple[int, str]]:
+    """Sorts 9 before 10, and `width=64` before `width=128`."""
+    return [(int(number or 0), word) for word, number in re.findall(r"(\D+)|(\d+)", text)]
 
 
 def _axes(factors: dict[str, list[str]]) -> tuple[list[str], list[str]]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 from mgcli.cache import MgcliError, Section, class_name
 from mgcli.fuse.run import Run
 from mgcli.fuse.score_table import UNKNOWN, ScoreTable, run_scores
 from mgcli.fuse.task import TASKS
+
+_NOT_A_CHOICE = {"fold", "split_seed", "device", "allow_leakage", "allow_unseen_classes"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,42 +73,72 @@ def not_shown(reason: str, what: str = "Not shown") -> Markup:
 
 def group_runs(runs: Sequence[Run]) -> list[RunGroup]:
     """The runs by task, protocol and classes, each group in the order given."""
-    found: dict[tuple[object, ...], list[Run]] = {}
+    found: dict[tuple[str, str | None, tuple[str, ...]], list[Run]] = {}
     for run in runs:
         found.setdefault((run.config["task"], run.protocol, tuple(run.config["classes"])), []).append(run)
-    keys: list[str] = []
+    tasks = [task for task, _, _ in found]
     groups = []
-    for (task, protocol, _), of_group in found.items():
-        count = sum(key.partition("-")[0] == task for key in keys)
-        keys.append(f"{task}-{count + 1}" if count else str(task))
-        several_protocols = sum(each[0] == task for each in found) > 1
-        title = f"{str(task).capitalize()} ({protocol or 'own clip table'}{f', {count + 1}' if count else ''})"
-        groups.append(
-            _group(keys[-1], "" if len(found) == 1 else title if several_protocols else title.split(" (")[0], of_group)
-        )
+    for place, ((task, protocol, _), of_group) in enumerate(found.items()):
+        number = tasks[: place + 1].count(task)
+        key = task if number == 1 else f"{task}-{number}"
+        title = task.capitalize() if len(found) > 1 else ""
+        if tasks.count(task) > 1:
+            title += f" ({protocol or 'own clip table'}, {number})"
+        groups.append(_group(key, title, of_group))
     return groups
 
 
 def _group(key: str, title: str, runs: list[Run]) -> RunGroup:
     split = "test" if any(run.metrics.get("test") for run in runs) else "val"
-    scores: list[ScoreTable | None] = []
-    faults: list[str] = []
-    for run in runs:
-        try:
-            table = run_scores(run).split(split)
-            scores.append(table.rows(table.labels != UNKNOWN))
-            faults.append("" if len(table) else f"it has no predictions of {split} clips")
-        except (MgcliError, KeyError, ValueError) as error:
-            scores.append(None)
-            faults.append(str(error))
-    return RunGroup(key=key, title=title, runs=runs, names=_names(runs), split=split, scores=scores, faults=faults)
+    found = [_scores(run, split) for run in runs]
+    return RunGroup(
+        key=key,
+        title=title,
+        runs=runs,
+        names=_names(runs),
+        split=split,
+        scores=[table for table, _ in found],
+        faults=[fault for _, fault in found],
+    )
+
+
+def _scores(run: Run, split: str) -> tuple[ScoreTable | None, str]:
+    """A run's scores of the labelled clips of a split, or why there are none."""
+    try:
+        table = run_scores(run).split(split)
+    except (MgcliError, KeyError, ValueError) as error:  # KeyError, ValueError: a file that is cut short or edited
+        return None, f"cannot read predictions.csv of {run.name}: {error}"
+    if not np.isfinite(table.probabilities).all():
+        return None, f"predictions.csv of {run.name} has probabilities that are no numbers"
+    table = table.rows(table.labels != UNKNOWN)
+    return table, "" if len(table) else f"{run.name} has no predictions of labelled {split} clips"
+
+
+def varied_options(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """Settings of training and head that are not the same in all runs: name -> its value in each."""
+    options = [_options(run) for run in runs]
+    names = dict.fromkeys(name for each in options for name in each)
+    values = {name: [str(each.get(name, "-")) for each in options] for name in names}
+    return {name: found for name, found in values.items() if len(set(found)) > 1}
+
+
+def _options(run: Run) -> dict[str, Any]:
+    config = run.config.get("config", {})
+    training = {key: value for key, value in config.items() if not isinstance(value, dict)}
+    return {key: value for key, value in {**training, **config.get("head", {})}.items() if key not in _NOT_A_CHOICE}
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """The shortest name of each run that no other has: its head, with modalities, or its folder."""
-    choices = [[run.label, f"{run.label} ({'+'.join(run.modalities)})", run.name, str(run.path)] for run in runs]
+    """The shortest name of each run that no other has: its head, with modalities, with options, or its folder."""
+    varied = varied_options(runs)
+    choices = []
+    for place, run in enumerate(runs):
+        modalities = "+".join(run.modalities)
+        options = ", ".join(f"{name}={values[place]}" for name, values in varied.items())
+        with_options = [f"{run.label} ({options})", f"{run.label} ({modalities}, {options})"]
+        choices.append([run.label, f"{run.label} ({modalities})", *with_options, run.name, str(run.path)])
     names = []
     for own in choices:
         others = [each for each in choices if each is not own]
-        names.append(next((own[i] for i in range(4) if all(own[i] != each[i] for each in others)), own[3]))
+        names.append(next((name for i, name in enumerate(own) if all(name != each[i] for each in others)), own[-1]))
     return names

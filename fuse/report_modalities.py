@@ -38,10 +38,8 @@ def modalities_section(group: RunGroup, selection: Selection | str) -> Section:
     """
     title = "What each modality adds"
     if len(group.run.modalities) < 2:
-        only = ", ".join(group.run.modalities)
-        return group.section(
-            "modalities", title, f"{group.name} reads one modality, {only}: there is nothing to leave out."
-        )
+        only = ", ".join(group.run.modalities) or "no tokens"
+        return group.section("modalities", title, f"{group.name} reads {only} alone: there is nothing to leave out.")
     alone = [
         Part(name=f"{run.modalities[0]} alone", kind="alone", top1=run.metrics.get(group.split, {})["top1"]["values"])
         for run in group.runs

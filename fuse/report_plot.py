@@ -16,7 +16,7 @@ from markupsafe import Markup
 from mgcli.cache import Section, html_data, html_details, html_figure, html_table, page_text
 
 NUM_HUES = 8
-MAX_LABEL = 34  # signs of a class name beside an axis
+MAX_LABEL = 40  # signs of a class name beside an axis
 TABLE_ROWS = 60  # of a table that could have any number
 
 
@@ -66,9 +66,9 @@ def plain(text: object) -> str:
 
 
 def short(text: object) -> str:
-    """The same, cut to what fits beside an axis."""
-    text = str(text)
-    return plain(text if len(text) <= MAX_LABEL else f"{text[: MAX_LABEL - 1]}…")
+    """The same, without its middle where it does not fit beside an axis."""
+    text, half = str(text), MAX_LABEL // 2
+    return plain(text if len(text) <= MAX_LABEL else f"{text[: half - 1]}…{text[-half:]}")
 
 
 def axis_labels(names: Sequence[str]) -> list[str]:
@@ -80,6 +80,44 @@ def axis_labels(names: Sequence[str]) -> list[str]:
 def hover(*lines: object) -> str:
     """What a pointer shows."""
     return "<br>".join(map(plain, lines))
+
+
+def heat_map(
+    z: Sequence[Sequence[float | None]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    texts: Sequence[Sequence[str]],
+    title: str,
+    color: str,
+) -> dict[str, Any]:
+    """A trace of squares.
+
+    Args:
+        z: what is drawn, a row for each of `rows`; None: an empty square.
+        rows: their labels, from the top.
+        columns: likewise, from the left.
+        texts: what the pointer shows of each square.
+        title: of the scale.
+        color: of the highest value.
+    """
+    return {
+        "type": "heatmap",
+        "z": z,
+        "x": columns,
+        "y": rows,
+        "colorscale": [[0, "--raised"], [1, color]],
+        "xgap": 1,
+        "ygap": 1,
+        "hoverinfo": "text",
+        "hovertext": texts,
+        "colorbar": {
+            "title": {"text": title, "side": "right", "font": {"size": 13}},
+            "thickness": 12,
+            "len": 0.85,
+            "outlinewidth": 0,
+        },
+    }
 
 
 def limited_table(header: Sequence[object], rows: Sequence[Sequence[object]], *, caption: str) -> Markup:
@@ -97,6 +135,11 @@ def folded_table(summary: str, header: Sequence[object], rows: Sequence[Sequence
 def percent(share: float) -> str:
     """`83.1`, of a share."""
     return f"{100 * share:.1f}"
+
+
+def spoken(score: str) -> str:
+    """A score's name in words."""
+    return {"top1": "top-1", "top5": "top-5", "auc": "AUC", "macro_f1": "macro-F1"}.get(score, score.replace("_", " "))
 
 
 def signed(share: float) -> str:

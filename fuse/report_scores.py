@@ -7,7 +7,7 @@ from markupsafe import Markup
 from mgcli.cache import Section, html_table
 from mgcli.fuse.paired import PairedTest, compare_paired, p_text
 from mgcli.fuse.report_group import RunGroup, not_shown
-from mgcli.fuse.report_plot import Plot, axis_labels, hover, signed, spread
+from mgcli.fuse.report_plot import Plot, axis_labels, hover, signed, spoken, spread
 from mgcli.fuse.score_table import ScoreError
 from mgcli.fuse.task import TASKS
 
@@ -31,7 +31,7 @@ def _table(group: RunGroup) -> Markup:
     caption = (
         f"Scores of the {split} clips in percent: mean ± standard deviation over seeds [95 % interval over subjects]."
     )
-    header = ["head", "modalities", "seeds", *map(_spoken, shown), *(["warnings"] if warnings else [])]
+    header = ["head", "modalities", "seeds", *map(spoken, shown), *(["warnings"] if warnings else [])]
     table = html_table(header, rows, caption=caption)
     lines = Markup("").join(Markup("<li>{}. Warning: {}</li>").format(i + 1, text) for i, text in enumerate(warnings))
     return table + (Markup('<ul class="notes">{}</ul>').format(lines) if warnings else Markup(""))
@@ -69,46 +69,46 @@ def _picture(group: RunGroup) -> list[Markup]:
         },
         "marker": {"size": 10, "color": ["--hue-2" if i == 0 else "--hue-1" for i in range(len(rows))]},
         "hoverinfo": "text",
-        "hovertext": [hover(name, f"{_spoken(score)} {spread(found, interval)}") for name, found, interval in rows],
+        "hovertext": [hover(name, f"{spoken(score)} {spread(found, interval)}") for name, found, interval in rows],
     }
     plot = Plot(
         anchor=f"{group.key}-scores-plot",
         data=[trace],
         layout={
-            "xaxis": {"title": {"text": f"{_spoken(score)}, % of {split} clips"}},
+            "xaxis": {"title": {"text": f"{spoken(score)}, % of {split} clips"}},
             "yaxis": {"autorange": "reversed", "type": "category"},
         },
         height_px=90 + 30 * len(rows),
     )
     caption = (
-        f"{_spoken(score).capitalize()} with 95 % intervals over subjects. In another colour: {group.name}, which the "
+        f"{spoken(score).capitalize()} with 95 % intervals over subjects. In another colour: {group.name}, which the "
         "tests compare with the others."
     )
     alternative = html_table(
-        ["head", _spoken(score)], [[name, spread(found, interval)] for name, found, interval in rows], caption=caption
+        ["head", spoken(score)], [[name, spread(found, interval)] for name, found, interval in rows], caption=caption
     )
     return [plot.html(caption, alternative)]
 
 
 def _paired(group: RunGroup) -> list[str]:
     """The first run against each other one that was scored on the same clips."""
-    ours, tests, faults = (
-        group.scores[0],
-        [],
-        [f"{name}: {why}" for name, why in zip(group.names, group.faults, strict=True) if why],
-    )
     if len(group.runs) < 2:
         return ["One run alone: name more behind it, and they are tested against it on the same clips."]
+    faults = [f"{name}: {why}" for name, why in zip(group.names, group.faults, strict=True) if why]
+    parts: list[str] = []
+    ours = group.scores[0]
     if ours is not None and len(ours):
-        others = {name: each for name, each in zip(group.names[1:], group.scores[1:], strict=True) if each is not None}
-        for name in list(others):
-            try:
-                compare_paired(ours, {name: others[name]})
+        others = {}
+        for name, theirs in zip(group.names[1:], group.scores[1:], strict=True):
+            if theirs is None:
+                continue
+            try:  # by itself first: one that was scored on other clips must not keep the rest from being tested
+                compare_paired(ours, {name: theirs})
             except ScoreError as error:
-                faults.append(str(error))
-                del others[name]
-        tests = compare_paired(ours, others)
-    parts: list[str] = [_paired_table(group, tests)] if tests else []
+                faults.append(f"{name}: {error}")
+            else:
+                others[name] = theirs
+        parts = [_paired_table(group, compare_paired(ours, others))] if others else []
     return [*parts, *(not_shown(fault, "Not tested") for fault in faults)]
 
 
@@ -132,8 +132,3 @@ def _paired_table(group: RunGroup, tests: list[PairedTest]) -> Markup:
     return html_table(
         ["against", "clips", "subjects", "top-1 lead", "p, subjects", "p, McNemar"], rows, caption=caption
     )
-
-
-def _spoken(score: str) -> str:
-    """A score's name in words."""
-    return {"top1": "top-1", "top5": "top-5", "auc": "AUC", "macro_f1": "macro-F1"}.get(score, score.replace("_", " "))

@@ -32,7 +32,7 @@ def tokens_section(group: RunGroup, selection: Selection | str) -> Section:
     total = group.run.config["clips"]["counts"][group.split]["clips"]
     about = (
         "Each point is a clip: the mean of its valid tokens, every number scaled to unit spread, laid on the two "
-        "directions in which the clips differ most (principal components). Nothing here was trained on labels."
+        "directions in which the clips differ most (principal components): what the backbone gives, before any head."
     )
     if len(selection.table) < total:
         about += f" Drawn are {len(selection.table):,} of {total:,} {group.split} clips, evenly chosen."

@@ -163,6 +163,11 @@ def test_stage_two_works_without_stage_one(imported: Path) -> None:
     run = Path(result["run"])
     again = json.loads(mgcli("evaluate", run, "--json", cwd=imported).stdout)
     assert again["metrics"]["test"]["top1"] == result["metrics"]["test"]["top1"]
+    report = json.loads(mgcli("report", run, "--json", cwd=imported).stdout)
+    assert (report["out"], report["groups"][0]["runs"]) == ("report.html", [str(run)])
+    mgcli("report", run, "--out", "predictions.html", "--cache", "absent", cwd=imported, code=1)
+    mgcli("cache", "info", "--html", "cache.html", cwd=imported)
+    assert "Specs side by side" in (imported / "cache.html").read_text(encoding="utf-8")
     mgcli("predict", run, "--out", "predictions.csv", cwd=imported)
     assert len(pd.read_csv(imported / "predictions.csv")) == 48
 
@@ -189,6 +194,8 @@ def test_a_cache_of_one_modality_trains_that_one_and_says_so(imported: Path) -> 
         (["init", "tabel"], "did you mean 'table'"),
         (["fuse-train", "--task", "emotion"], "no cache in features"),
         (["evaluate", "absent"], "no cache in features"),
+        (["report", "absent"], "absent is no run folder"),
+        (["report", "absent", "--out", "clips.csv"], "clips.csv is there and no page of mgcli"),
         (["ablate", "--task", "gesture", "--head", "concat"], "no cache in features"),
         (["ensemble", "absent.pkl", "--task", "gesture"], "absent.pkl does not name its clips"),
     ],

@@ -14,7 +14,7 @@ from browser import THEMES, opened, reached_by_tab, serious_faults
 from planted import QUICK, planted_cache
 
 from mgcli.cache import FeatureCache, FeatureSpec, PageError, check_clip_table, open_cache, remove_feature_set
-from mgcli.fuse import Run, RunError, compare_heads, write_report
+from mgcli.fuse import Run, RunError, compare_heads, make_ensemble, train_head, write_report
 from mgcli.fuse.report_group import group_runs
 from mgcli.fuse.report_tokens import principal_components
 from mgcli.fuse.run import HISTORY_FILE
@@ -155,6 +155,25 @@ def test_a_missing_file_costs_its_own_section(copied: Path, file: str, anchor: s
     assert re.findall(r'<section id="gesture-([\w-]+)"', html) == SECTIONS
 
 
+def test_probabilities_that_are_no_numbers_cost_their_own_sections(copied: Path) -> None:
+    runs = runs_of(copied)
+    predictions = pd.read_csv(runs[0] / "predictions.csv")
+    predictions.iloc[-1, -1] = np.inf
+    predictions.to_csv(runs[0] / "predictions.csv", index=False)
+    assert "probabilities that are no numbers" in text_of(html_of(copied, runs), "gesture-calibration")
+
+
+def test_without_test_clips_those_of_validation_are_shown(tmp_path: Path) -> None:
+    cache = planted_cache(tmp_path / "features", num_train=48, num_test=0)
+    run = train_head(cache, "gesture", seeds=1, runs=tmp_path / "runs", config=QUICK, progress=False)
+    report = write_report([run], tmp_path / "report.html", cache=cache)
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert report.groups[0].split == "val"
+    assert "Scores of the val clips" in text_of(html, "gesture-scores")
+    assert "No run was calibrated" in text_of(html, "gesture-calibration")
+    assert {"gesture-tokens-video", "gesture-modalities"} <= set(figures_of(html))
+
+
 @pytest.mark.parametrize("content", ["", "clip_id\n", "clip_id,subject_id,split,seed,true,predicted\n"])
 def test_damaged_predictions_cost_their_own_sections(copied: Path, content: str) -> None:
     runs = runs_of(copied)
@@ -188,6 +207,23 @@ def test_runs_of_two_protocols_stand_in_groups(copied: Path) -> None:
     html = html_of(copied, runs)  # type: ignore[arg-type]
     anchors = re.findall(r' id="(gesture[\w-]*)"', html)
     assert len(anchors) == len(set(anchors)) > 40
+
+
+def test_a_run_of_other_clips_is_not_tested_and_the_rest_are(copied: Path) -> None:
+    runs = runs_of(copied)
+    file = runs[1] / "predictions.csv"
+    file.write_text(re.sub(r"^c0", "other0", file.read_text(), flags=re.MULTILINE))
+    said = text_of(html_of(copied, runs), "gesture-scores")
+    assert "Not tested: concat: concat was not scored on any of the 32 clips" in said
+    assert "corrected for 5 comparison(s)" in said
+
+
+def test_an_ensemble_has_a_page_without_what_it_has_not(copied: Path) -> None:
+    ensemble = make_ensemble(runs_of(copied)[:2], copied / "runs").run
+    html = html_of(copied, [ensemble.path, *runs_of(copied)[:2]])
+    assert "not trained in epochs" in text_of(html, "gesture-training")
+    assert "is an ensemble" in text_of(html, "gesture-tokens")
+    assert "gesture-confusion" in figures_of(html)
 
 
 def test_heads_of_one_name_are_told_apart(copied: Path) -> None:
@@ -228,6 +264,29 @@ def many_classes(folder: Path, num_classes: int, num_clips: int) -> Path:
     return folder
 
 
+def test_a_grid_has_a_map_of_its_validation_scores(tmp_path: Path) -> None:
+    runs, scores = [], {}
+    for head in ("concat", "mult"):
+        for width in (128, 64):
+            folder = many_classes(tmp_path / f"{head}-{width}", 3, 30)
+            config = json.loads((folder / "config.json").read_text())
+            config |= {"head": head, "label": head, "config": {"epochs": 9, "head": {"width": width}}}
+            (folder / "config.json").write_text(json.dumps(config))
+            results = json.loads((folder / "metrics.json").read_text())
+            scores[head, width] = 0.5 + len(runs) / 10
+            results["metrics"]["val"] = {"top1": {"mean": scores[head, width], "std": 0.0, "values": [0.5]}}
+            (folder / "metrics.json").write_text(json.dumps(results))
+            runs.append(folder)
+    write_report(runs, tmp_path / "report.html")
+    (trace,) = figures_of((tmp_path / "report.html").read_text())["gesture-grid"]["data"]  # type: ignore[misc]
+    assert (trace["y"], trace["x"]) == (["concat", "mult"], ["width=64", "width=128"])
+    assert trace["z"] == [[100 * scores[head, width] for width in (64, 128)] for head in ("concat", "mult")]
+    (group,) = group_runs([Run.load(run) for run in runs])
+    assert group.names[0] == "concat (width=128)"
+    write_report(runs[:3], tmp_path / "report.html")
+    assert "gesture-grid" not in figures_of((tmp_path / "report.html").read_text())
+
+
 def test_a_thousand_classes_are_listed_by_their_confusions(tmp_path: Path) -> None:
     run = many_classes(tmp_path / "run", 1000, 500)
     report = write_report([run], tmp_path / "report.html")
@@ -261,6 +320,7 @@ def test_everyone_can_use_the_report(copied: Path, theme: str) -> None:
         page = browser.page
         page.wait_for_selector("html[data-figures=drawn]", state="attached")
         assert page.locator(".plot .main-svg").count() >= page.locator(".plot").count() == len(FIGURES)
+        assert page.evaluate("performance.getEntriesByType('paint')[0].startTime") < 3000
         assert page.locator("img").count() == 0
         assert "<img src=x" in page.locator("#gesture-confusion-plot").text_content()
         assert serious_faults(page) == []
