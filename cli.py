@@ -224,8 +224,10 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Write one HTML page of some runs: data, scores, figures and clips to look at; it opens without a network."""
+    from mgcli.cache import expect_page_place
     from mgcli.fuse import Run, write_report
 
+    expect_page_place(out)
     opened, loaded = _cache_or_why_not(cache), [Run.load(run) for run in runs]
     viewer = viewer_sections(loaded, opened, number=num_clips, clip_ids=clip or [])
     written = write_report(loaded, out, cache=opened, viewer=viewer, say=say)
@@ -246,10 +248,12 @@ def view(
     """One clip as a page that opens anywhere: frames, skeleton, face, cached tokens, and what a head attends to."""
     from urllib.parse import quote
 
-    from mgcli.cache import MgcliError, Page, find_clip
+    from mgcli.cache import MgcliError, Page, expect_page_place, find_clip
     from mgcli.extract import load_project_clips, viewer_section
     from mgcli.fuse.commands import training_clips
 
+    out = out or Path(f"{quote(clip_id, safe=' ')}.html")
+    expect_page_place(out)
     project = project_with(cache=cache)
     opened, missing = None, ""
     try:
@@ -268,7 +272,6 @@ def view(
         sections=[viewer_section([viewed], title="What was cached, and what it looks like")],
         warnings=[missing] if missing else [],
     )
-    out = out or Path(f"{quote(clip_id, safe=' ')}.html")
     page.write(out)
     print_result({"page": str(out)} | viewed.to_json(), f"{viewed.summary()}\nwrote {out}", as_json)
 
@@ -309,24 +312,35 @@ def viewer_sections(
     from mgcli.extract import viewer_section
     from mgcli.fuse import telling_clips
 
+    if isinstance(cache, str) or (number == 0 and not clip_ids):
+        return []
     first = {run.config["task"]: run for run in reversed(runs)}
-    sections = []
+    sections: list[Section] = []
+    found: set[str] = set()
     for task, run in reversed(first.items()):
-        if isinstance(cache, str) or (number == 0 and not clip_ids):
+        about = f"By {run.label}, seed {run.config['seeds'][0]}." if run.config.get("seeds") else ""
+        try:
+            table = cache.read_clips(run.protocol)
+            of_task = table if len(first) == 1 else table[table[task] != ""]
+            known = set(of_task["clip_id"])
+            wanted = clip_ids or telling_clips(run, number)
+        except MgcliError as error:
+            say(f"no clips with frames for {run.name}: {error}")
             continue
-        about = f"By {run.label}, seed {run.config['seeds'][0]}." if run.config["seeds"] else ""
-        table = cache.read_clips(run.protocol)
-        known = set(table["clip_id"])
-        chosen = [find_clip(table, each)["clip_id"] for each in clip_ids if each in known or len(first) == 1]
-        chosen = chosen or [each for each in telling_clips(run, number) if each in known]
+        found |= known
+        chosen = [clip_id for clip_id in dict.fromkeys(wanted) if clip_id in known]
+        if not chosen:
+            continue
         try:
             viewed = view_clips(cache, table, chosen, run=run.path, seed=None)
         except MgcliError as error:  # the page is worth having without
             about = f"Without attention: {error}"
             viewed = view_clips(cache, table, chosen, run=None, seed=None)
-        if viewed:
-            title = "Clips to look at" if len(first) == 1 else f"{task.capitalize()}: clips to look at"
-            sections.append(viewer_section(viewed, anchor=f"viewer-{task}", title=title, about=about))
+        title = "Clips to look at" if len(first) == 1 else f"{task.capitalize()}: clips to look at"
+        sections.append(viewer_section(viewed, anchor=f"viewer-{task}", title=title, about=about))
+    for clip_id in clip_ids:
+        if clip_id not in found:
+            find_clip(cache.read_clips(), clip_id)  # says which ids are near
     return sections
 
 

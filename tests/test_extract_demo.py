@@ -209,7 +209,20 @@ def test_an_unfinished_demo_is_said_to_be_missing(tmp_path: Path) -> None:
         DemoDataset(tmp_path).clip_table()
 
 
-@pytest.mark.parametrize("change", [{"train_subjects": 1}, {"test_subjects": 0}, {"clip_frames": 3}])
+@pytest.mark.parametrize(
+    "change", [{"train_subjects": 1}, {"test_subjects": 0}, {"clip_frames": 3}, {"interview_frames": 55}]
+)
 def test_an_impossible_config_is_refused(change: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=r"subject|clip_frames"):
+    with pytest.raises(ValueError, match=r"subject|clip_frames|interview_frames"):
         replace(TINY, **change)
+
+
+def test_in_long_interviews_the_mood_has_its_moment() -> None:
+    config = DemoConfig(train_subjects=4, test_subjects=1, clip_frames=28, interview_frames=140)
+    interviews = [video for video in plan_videos(config) if video.place]
+    starts = {video.acts[0].start_frame for video in interviews}
+    assert len(starts) > 10
+    for video in interviews:
+        (act,) = video.acts
+        assert video.num_frames == 140
+        assert 0 <= act.start_frame < act.end_frame == act.start_frame + 28 <= 140
