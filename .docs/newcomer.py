@@ -22,7 +22,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 MEDIA = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif"}
 DRAW = (
-    "from mgcli.extract import DemoConfig, make_demo; make_demo('demo', DemoConfig(train_subjects=4, test_subjects=2))"
+    "from mgcli.extract import DemoConfig, make_demo; make_demo('demo', DemoConfig(train_subjects=3, test_subjects=1))"
 )
 
 
