@@ -14,7 +14,6 @@ from mgcli.extract.dataset_demo import plan_videos
 from mgcli.extract.dataset_demo_drawing import FPS
 from mgcli.fuse import make_config, run_attention, train_head
 
-
 DEMO = DemoConfig(train_subjects=12, test_subjects=4, clip_frames=28, interview_frames=140)
 
 
