@@ -34,6 +34,7 @@ from mgcli.extract.commands import app as extract_app
 from mgcli.extract.commands import cache_app as extract_cache_app
 from mgcli.extract.commands_bench import bench_app as extract_bench_app
 from mgcli.extract.commands_catalogue import app as catalogue_app
+from mgcli.extract.commands_data import app as data_app
 from mgcli.fuse.commands import app as fuse_app
 from mgcli.fuse.commands_bench import bench_app as fuse_bench_app
 from mgcli.fuse.commands_search import app as fuse_search_app
@@ -356,6 +357,7 @@ def _cache_or_why_not(cache: Path | None) -> FeatureCache | str:
         return str(error)
 
 
+app.add_typer(data_app)
 app.add_typer(extract_app)
 app.add_typer(catalogue_app)
 app.add_typer(fuse_app)

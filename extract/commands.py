@@ -1,17 +1,14 @@
-"""The commands of stage one: set a project up, check its data, train a pose backbone, extract."""
+"""The commands of stage one: train a pose backbone, extract, say why a clip would be computed."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mgcli.cache.completion import task_names
 from mgcli.cache.console import (
-    EXIT_FAULT,
     EXIT_SOME_FAILED,
     AllowLeakageOption,
     CacheOption,
@@ -26,20 +23,16 @@ from mgcli.cache.console import (
     open_project_cache,
     print_result,
     project_with,
-    say,
     stops_with,
 )
-from mgcli.extract.completion import backbone_names, dataset_names, modality_names
+from mgcli.extract.commands_data import load_clips
+from mgcli.extract.completion import backbone_names, modality_names
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from mgcli.cache import Project
     from mgcli.extract import Shard
 
 app = typer.Typer()
-data_app = typer.Typer(help="Check the data, or write the clip table.", no_args_is_help=True)
-app.add_typer(data_app, name="data")
 cache_app = typer.Typer()
 
 ViewsOption = Annotated[
@@ -80,90 +73,6 @@ DecoderOption = Annotated[
     str,
     typer.Option("--decoder", help="pyav, torchcodec, or auto: torchcodec on a GPU where it works, PyAV elsewhere."),
 ]
-
-
-@app.command()
-def init(
-    dataset: Annotated[str, typer.Argument(help="Data set: see `mgcli datasets`.", autocompletion=dataset_names)],
-    root: Annotated[Path, typer.Option(help="Folder of the data set.")] = Path(),
-    clips: ClipsOption = None,
-    cache: CacheOption = None,
-    cache_format: FormatOption = None,
-    protocol: ProtocolOption = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(help="Of MViTv2-S, a file; or random:SEED, of SwinFace too; kept in mgcli.toml."),
-    ] = None,
-    option: Annotated[
-        list[str] | None, typer.Option(help="KEY=VALUE, an option of the data set; kept in mgcli.toml.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace an existing mgcli.toml.")] = False,
-) -> None:
-    """Check the data and write mgcli.toml into this folder."""
-    from mgcli.cache import Project, describe_clips, write_project
-
-    given: dict[str, Any] = {"clips": clips, "cache": cache, "format": cache_format}
-    given["options"] = key_values(option, "--option") or None
-    given = {key: value for key, value in given.items() if value is not None}
-    if weights is not None:
-        weights = str(Path(weights).resolve()) if Path(weights).is_file() else weights
-        filled = ("video", "context", "face") if weights.startswith("random:") else ("video", "context")
-        given["extract"] = {modality: {"weights": weights} for modality in filled}
-    project = Project(dataset=dataset, root=root, protocol=protocol or "", **given)
-    table, protocol = _load_clips(project)
-    path = write_project(replace(project, protocol=protocol), Path.cwd(), overwrite=overwrite)
-    typer.echo(describe_clips(table))
-    typer.echo(f"wrote {path}; next: mgcli extract --modality video")
-
-
-@data_app.command("check")
-def data_check(
-    all_files: Annotated[
-        bool, typer.Option("--all", help="Look into every video and skeleton file, not only into 20 of each.")
-    ] = False,
-    seed: Annotated[int, typer.Option(help="Of the sample of files.")] = 0,
-    dataset: DatasetOption = None,
-    root: RootOption = None,
-    clips: ClipsOption = None,
-    protocol: ProtocolOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Check the data: counts as published, classes, files that are missing or odd, rows left out, leakage.
-
-    Exit code 0: fine, or only warnings; 3: faults that cost clips; 1: splits that stage two would refuse.
-    """
-    from mgcli.extract import check_dataset, load_project_clips
-
-    project = project_with(dataset=dataset, root=root, clips=clips, protocol=protocol)
-    table, protocol = load_project_clips(project)
-    report = check_dataset(table, dataset=project.dataset, protocol=protocol, all_files=all_files, seed=seed)
-    print_result(report.to_json(), report.summary(), as_json)
-    if report.faults:
-        raise typer.Exit(EXIT_SOME_FAILED)
-    if report.leakage.refused:
-        raise typer.Exit(EXIT_FAULT)
-
-
-@data_app.command("table")
-def data_table(
-    out: Annotated[Path | None, typer.Option(help="CSV file to write; default stdout.")] = None,
-    dataset: DatasetOption = None,
-    root: RootOption = None,
-    clips: ClipsOption = None,
-    protocol: ProtocolOption = None,
-) -> None:
-    """Write the clip table of the data set as CSV; --clips takes it again."""
-    from mgcli.cache import clip_table_csv, committed_file, writing
-    from mgcli.extract import load_project_clips
-
-    table, _ = load_project_clips(project_with(dataset=dataset, root=root, clips=clips, protocol=protocol))
-    content = clip_table_csv(table)
-    if out is None:
-        typer.echo(content.decode("utf-8"), nl=False)
-        return
-    with writing(out), committed_file(out) as temporary:
-        temporary.write_bytes(content)
-    say(f"wrote {len(table)} clips to {out}")
 
 
 @app.command()
@@ -221,7 +130,7 @@ def extract(
     project = project_with(dataset=dataset, root=root, clips=clips, cache=cache, format=cache_format, protocol=protocol)
     given = {"views": views, "view_seed": view_seed, "view_flip": view_flip}
     asked_for = _asked_for(project, modality, backbone, tokens, weights, sampling, option, given)
-    table, protocol = _load_clips(project)
+    table, protocol = load_clips(project)
     report = extract_modalities(
         make_project_cache(project),
         table,
@@ -278,7 +187,7 @@ def backbone_train(
             f"--modality {modality!r}: only pose is trained here; the other backbones are published"
         )
     project = project_with(dataset=dataset, root=root, clips=clips, protocol=protocol)
-    table, protocol = _load_clips(project)
+    table, protocol = load_clips(project)
     report = train_pose_backbone(
         table,
         task=task,
@@ -327,7 +236,7 @@ def cache_explain(
 
     project = project_with(dataset=dataset, root=root, clips=clips, cache=cache, protocol=protocol)
     opened = open_project_cache(project.cache)
-    table, protocol = _load_clips(project)
+    table, protocol = load_clips(project)
     given = {"views": views, "view_seed": view_seed, "view_flip": view_flip}
     explanations = explain_extraction(
         opened,
@@ -344,17 +253,6 @@ def cache_explain(
         typer.echo(json.dumps([each.to_json() for each in explanations]))
     else:
         typer.echo("\n".join(each.summary() for each in explanations))
-
-
-def _load_clips(project: Project) -> tuple[pd.DataFrame, str]:
-    """The project's clip table and protocol; what its data set has to say of it goes to stderr."""
-    from mgcli.cache import warn
-    from mgcli.extract import load_project_clips, table_notes
-
-    table, protocol = load_project_clips(project)
-    for note in table_notes(table):
-        warn(note)
-    return table, protocol
 
 
 def _workers_asked_for(device: str | None, devices: str | None, shard: str | None, engine: str | None) -> Shard | None:

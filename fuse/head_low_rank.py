@@ -26,8 +26,9 @@ import torch
 from torch import Tensor, nn
 
 from mgcli.fuse.data import TokenStatistics
+from mgcli.fuse.dropout import Dropout
 from mgcli.fuse.head import FusionHead, HeadConfig, HeadOutput, TokenRead
-from mgcli.fuse.layers import Dropout, TokenPool
+from mgcli.fuse.layers import TokenPool
 
 
 class LowRank(FusionHead):

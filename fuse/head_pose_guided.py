@@ -25,8 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from mgcli.fuse.data import TokenStatistics
+from mgcli.fuse.dropout import Dropout
 from mgcli.fuse.head import FusionHead, HeadConfig, HeadError, HeadOutput, TokenRead, side_by_side
-from mgcli.fuse.layers import Attention, Dropout, FeedForward, GatedResidual, TokenInput
+from mgcli.fuse.layers import Attention, FeedForward, GatedResidual, TokenInput
 
 
 class PoseGuided(FusionHead):

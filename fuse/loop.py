@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mgcli.fuse.augment import augment
 from mgcli.fuse.data import Batch, BatchList, ClipTensors
+from mgcli.fuse.dropout import draw_keys, drop_by_key
 from mgcli.fuse.head import FittedHead, FusionHead, HeadOutput
-from mgcli.fuse.layers import draw_keys, drop_by_key
 from mgcli.fuse.loss import Loss, majority_share
 from mgcli.fuse.optimise import WeightAverage, learning_rate_share, make_optimizer
 from mgcli.fuse.residency import batches_ahead

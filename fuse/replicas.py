@@ -23,8 +23,8 @@ from torch.nn import functional as F
 from mgcli.cache import warn
 from mgcli.fuse.augment import augment, augments
 from mgcli.fuse.data import Batch, ClipTensors
+from mgcli.fuse.dropout import draw_keys
 from mgcli.fuse.head import FusionHead
-from mgcli.fuse.layers import draw_keys
 from mgcli.fuse.loop import LossNotFiniteError, Watch, first_bad_step, validation_scores
 from mgcli.fuse.loss import Loss
 from mgcli.fuse.optimise_stack import StackOptimizer

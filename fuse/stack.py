@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 
 from mgcli.fuse.data import Batch
+from mgcli.fuse.dropout import Dropout, drop_by_key
 from mgcli.fuse.head import FittedHead, FusionHead, HeadOutput
-from mgcli.fuse.layers import Dropout, drop_by_key
 from mgcli.fuse.loss import Loss
 from mgcli.fuse.settings import TrainConfig
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mgcli.fuse.data import Batch, TokenStatistics
+from mgcli.fuse.dropout import Dropout, draw_keys, drop_by_key
 from mgcli.fuse.head import (
     HEADS,
     FittedHead,
@@ -20,7 +21,7 @@ from mgcli.fuse.head import (
     create_head,
     head_class,
 )
-from mgcli.fuse.layers import Dropout, blank_clip, draw_keys, drop_by_key
+from mgcli.fuse.layers import blank_clip
 
 DIMS = {"video": 6, "pose": 5}
 NUM_CLASSES = 3
