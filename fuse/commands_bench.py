@@ -16,7 +16,8 @@ bench_app = typer.Typer()
 def bench_fuse(
     head: Annotated[str, typer.Option(help="See `mgcli heads`, or package.module:Class.")] = "cross_modal_token_fusion",
     clips: Annotated[int, typer.Option(help="Clips of one run, an eighth of them for validation.")] = 2048,
-    epochs: Annotated[int, typer.Option(help="Of each training; the first only warms up.")] = 3,
+    epochs: Annotated[int, typer.Option(help="Of each training.")] = 3,
+    seeds: Annotated[int, typer.Option(help="Of our run; side by side on a CPU, as fuse-train does.")] = 5,
     rounds: Annotated[int, typer.Option(help="Each is timed so often, in turn.")] = 3,
     workers: Annotated[int, typer.Option(help="Processes of the plain loop's data loader.")] = 2,
     many_clips: Annotated[int, typer.Option(help="Clips of the time to the first epoch.")] = 14_000,
@@ -26,13 +27,14 @@ def bench_fuse(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Time one training run against a plain loop, and the time from opening a cache to the first epoch."""
+    """Time a run of several seeds against a plain loop, and the time from opening a cache to the first epoch."""
     from mgcli.fuse import FuseBenchConfig, bench_fusion
 
     config = FuseBenchConfig(
         head=head,
         clips=clips,
         epochs=epochs,
+        seeds=seeds,
         rounds=rounds,
         workers=workers,
         many_clips=many_clips,

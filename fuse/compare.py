@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from mgcli.cache import FeatureCache, WorkerPool, open_cache, warn
+from mgcli.fuse.device import usable_cores
 from mgcli.fuse.head import check_options, head_class
 from mgcli.fuse.names import HEADS
 from mgcli.fuse.run import Run
@@ -66,7 +66,7 @@ def compare_heads(
         asked = {"head": name, "modalities": None if alone else chosen.modalities, "features": features}
         jobs.append(partial(_train_one, opened.path, task, **{**settings, **asked}))
     if processes is None:
-        processes = 1 if torch.cuda.is_available() else min(len(jobs), os.cpu_count() or 1)
+        processes = 1 if torch.cuda.is_available() else min(len(jobs), usable_cores())
     shown = sys.stderr.isatty()
     with ExitStack() as stack:
         bar = stack.enter_context(tqdm(total=len(jobs), desc=f"{task}: heads", unit="head", disable=not shown))
@@ -74,7 +74,9 @@ def compare_heads(
             done: Iterator[Run] = (job() for job in jobs)
         else:
             pool = stack.enter_context(WorkerPool(processes))
-            futures = [pool.submit(job) for job in reversed(jobs)]  # the head itself takes longest: it goes first
+            futures = [
+                pool.submit(job, cores=1) for job in reversed(jobs)
+            ]  # the head itself takes longest: it goes first
             done = (future.result() for future in reversed(futures))
         runs = []
         for run in done:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,11 +27,21 @@ def training_device(name: str) -> torch.device:
         raise TrainError(f"cannot use device {name!r}: {str(error).splitlines()[0]}") from None
 
 
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def one_core_is_best(tokens_a_step: float) -> bool:
+    """Whether a CPU takes steps of so few tokens best with one thread."""
+    return tokens_a_step <= SMALL_STEP_TOKENS
+
+
 @contextmanager
 def threads_for(device: torch.device, tokens_a_step: float) -> Iterator[None]:
     """One thread for small steps on a CPU: several spend their time waiting for each other, more so on a busy one."""
     threads = torch.get_num_threads()
-    if device.type == "cpu" and tokens_a_step <= SMALL_STEP_TOKENS:
+    if device.type == "cpu" and one_core_is_best(tokens_a_step):
         torch.set_num_threads(1)
     try:
         yield

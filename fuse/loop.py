@@ -46,7 +46,9 @@ def fit_head(
     val_rows: Tensor,
     config: TrainConfig,
     generator: torch.Generator,
+    *,
     on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
+    on_step: Callable[[], None] = lambda: None,
 ) -> list[dict[str, float]]:
     """Train a head and leave it in its best state on the validation clips.
 
@@ -61,6 +63,7 @@ def fit_head(
         config: how to train.
         generator: on the head's device.
         on_epoch: called with each row of the history.
+        on_step: called before each step; what it raises ends the training.
 
     Returns:
         The history: one row an epoch.
@@ -93,6 +96,7 @@ def fit_head(
         losses, right = [], torch.zeros((), dtype=torch.int64, device=labels.device)
         order, keys = epoch_rows(train_rows, labels, config, generator), draw_keys(steps_an_epoch, generator)
         for batch, key in zip(batches_ahead(clips, order.split(batch_size), gather), keys, strict=True):
+            on_step()
             dropout_key.copy_(key)
             batch, targets = augment(batch, head.num_classes, config, generator)
             output: HeadOutput = head(batch.tokens, batch.mask, batch.time)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from mgcli.cache import FeatureCache
+from mgcli.fuse.device import usable_cores
 from mgcli.fuse.grid import Cell, groups
 from mgcli.fuse.seeds import why_one_by_one
 from mgcli.fuse.task import modality_of
@@ -93,7 +93,7 @@ def make_plan(
 def num_workers(num_cells: int, processes: int | None) -> int:
     """Processes for so many cells: as asked for, else one a core, and one with a GPU."""
     if processes is None:
-        processes = 1 if torch.cuda.is_available() else os.cpu_count() or 1
+        processes = 1 if torch.cuda.is_available() else usable_cores()
     return max(1, min(processes, num_cells))
 
 

@@ -55,8 +55,8 @@ class PreparedRun:
     name: str
     say: Callable[[str], None]
 
-    def job(self, tell: Tell = lambda seed, row: None) -> Job:
-        """What is to be trained."""
+    def job(self, tell: Tell = lambda seed, row: None, *, cores: int = 1) -> Job:
+        """What is to be trained, with so many cores of a CPU."""
         return Job(
             head=self.chosen.head,
             label=self.chosen.label,
@@ -65,6 +65,7 @@ class PreparedRun:
             config=self.config,
             tell=tell,
             say=self.say,
+            cores=cores,
         )
 
 

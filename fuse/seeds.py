@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,7 +15,7 @@ from torch import Tensor
 
 from mgcli.cache import Progress
 from mgcli.fuse.data import ClipTensors, TokenStatistics, token_statistics
-from mgcli.fuse.device import threads_for, training_device
+from mgcli.fuse.device import one_core_is_best, threads_for, training_device
 from mgcli.fuse.head import FittedHead, FusionHead, create_head
 from mgcli.fuse.loop import LossNotFiniteError, fit_head, predict_probabilities
 from mgcli.fuse.replicas import Replica, fit_replicas, predict_stack
@@ -36,6 +40,7 @@ class Job:
     config: TrainConfig
     tell: Tell  # told of each epoch
     say: Callable[[str], None]  # told what does not fit, and so on
+    cores: int = 1  # of a CPU that it may use
 
 
 @dataclass(frozen=True)
@@ -89,42 +94,97 @@ def why_one_by_one(
 
 
 def train_one_by_one(job: Job, progress: bool) -> Iterator[Trained]:
-    """Seed after seed; the first that is stopped is the last."""
+    """Seed after seed, or some of them side by side; the first that is stopped is the last."""
     device, selection, config = training_device(job.config.device), job.selection, job.config
     tensors, residency = place_clips(selection.tensors, device, config.residency, job.say)
     rows = _rows_of(selection, device)
     statistics = token_statistics(selection.tensors, torch.from_numpy(selection.rows("train")))
     batch_size, epochs = config.plan(len(rows["train"]))
+    tokens_a_step = batch_size * tensors.tokens_a_clip
+    at_once = _how_many_at_once(job, device, tokens_a_step)
     with (
-        threads_for(device, batch_size * tensors.tokens_a_clip),
+        threads_for(device, tokens_a_step),
         Progress(f"train {job.label}", epochs * len(job.seeds), unit="epoch", shown=progress) as bar,
     ):
-        for seed in job.seeds:
+        lock, stop = threading.Lock(), threading.Event()
+
+        def train(seed: int, head: FusionHead) -> Trained:
             done = 0
 
-            def on_epoch(row: dict[str, float], seed: int = seed) -> None:
+            def on_epoch(row: dict[str, float]) -> None:
                 nonlocal done
                 done += 1
-                job.tell(seed, row)
-                bar.step(f"seed {seed}, train {row['train_top1']:.3f}, val {row['val_top1']:.3f}")
+                with lock:
+                    job.tell(seed, row)
+                    bar.step(f"seed {seed}, train {row['train_top1']:.3f}, val {row['val_top1']:.3f}")
 
-            # Fresh weights, and layers of a user's own head, draw from torch's global generator.
-            with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else ()):
-                head = _fresh_head(job, seed, statistics).to(device)
-                generator = torch.Generator(device).manual_seed(seed)
-                try:
-                    history = fit_head(head, tensors, rows["train"], rows["val"], config, generator, on_epoch)
-                except LossNotFiniteError as error:
-                    yield Trained(seed, error.state, error.history, {}, 1, residency, error)
-                    return
-            bar.step(f"seed {seed} done", epochs - done)
-            probabilities = {split: predict_probabilities(head, tensors, rows[split]) for split in SCORED_SPLITS}
-            if isinstance(head, FittedHead):  # no chance in it: one fit serves every seed
-                yield from (
-                    Trained(each, head.state_dict(), history, probabilities, 1, residency) for each in job.seeds
+            def on_step() -> None:
+                if stop.is_set():
+                    raise _StoppedError
+
+            generator = torch.Generator(device).manual_seed(seed)
+            try:
+                history = fit_head(
+                    head, tensors, rows["train"], rows["val"], config, generator, on_epoch=on_epoch, on_step=on_step
                 )
+            except LossNotFiniteError as error:
+                return Trained(seed, error.state, error.history, {}, 1, residency, error)
+            with lock:
+                bar.step(f"seed {seed} done", epochs - done)
+            probabilities = {split: predict_probabilities(head, tensors, rows[split]) for split in SCORED_SPLITS}
+            return Trained(seed, head.state_dict(), history, probabilities, 1, residency)
+
+        # Fresh weights, and layers of a user's own head, draw from torch's global generator.
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else ()):
+            fresh = ((seed, _fresh_head(job, seed, statistics).to(device)) for seed in job.seeds)
+            first_seed, head = next(fresh)
+            if isinstance(head, FittedHead):  # no chance in it: one fit serves every seed
+                trained = train(first_seed, head)
+                yield from (replace(trained, seed=seed) for seed in job.seeds)
                 return
-            yield Trained(seed, head.state_dict(), history, probabilities, 1, residency)
+            for trained in _in_turn(train, itertools.chain([(first_seed, head)], fresh), at_once, stop):
+                yield trained
+                if trained.error:
+                    return
+
+
+class _StoppedError(Exception):
+    """A training that nobody waits for any more."""
+
+
+def _how_many_at_once(job: Job, device: torch.device, tokens_a_step: float) -> int:
+    """Seeds that are trained side by side, each in a thread of its own with one core.
+
+    On a CPU a small step keeps one core busy and gains nothing from a second; another seed does. Heads that may draw
+    from torch's global generator, which all threads share, are trained one after another.
+    """
+    if device.type != "cpu" or not one_core_is_best(tokens_a_step):
+        return 1
+    at_once = min(job.cores, len(job.seeds))
+    if at_once > 1 and why_one_by_one(job.head, job.selection.tensors.dims, job.config, at_once, "on"):
+        return 1
+    return at_once
+
+
+def _in_turn(
+    train: Callable[[int, FusionHead], Trained],
+    fresh: Iterator[tuple[int, FusionHead]],
+    at_once: int,
+    stop: threading.Event,
+) -> Iterator[Trained]:
+    """What becomes of each fresh head, in order; the next is made when one is over, and `stop` ends those under way."""
+    if at_once == 1:
+        yield from itertools.starmap(train, fresh)
+        return
+    with ThreadPoolExecutor(at_once) as pool:
+        try:
+            waiting = deque(pool.submit(train, *each) for each in itertools.islice(fresh, at_once))
+            while waiting:
+                trained = waiting.popleft().result()
+                waiting.extend(pool.submit(train, *each) for each in itertools.islice(fresh, 1))
+                yield trained
+        finally:
+            stop.set()
 
 
 def train_together(jobs: Sequence[Job], progress: bool) -> Iterator[tuple[int, Trained]]:

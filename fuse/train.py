@@ -14,6 +14,7 @@ from torch import Tensor
 from mgcli.cache import FeatureCache, warn
 from mgcli.fuse.calibration import calibrate
 from mgcli.fuse.card import write_card
+from mgcli.fuse.device import usable_cores
 from mgcli.fuse.metrics import confusion_matrix, over_seeds, scores, subject_intervals
 from mgcli.fuse.predict import prediction_table
 from mgcli.fuse.prepare import DEFAULT_SEEDS, PreparedRun, prepare_run
@@ -47,6 +48,7 @@ def train_head(
     notes: Sequence[str] = (),
     track: str | None = None,
     replicas: str = "auto",
+    cores: int | None = None,
     progress: bool = True,
     say: Callable[[str], None] = warn,
 ) -> Run:
@@ -66,6 +68,7 @@ def train_head(
         notes: what to warn of wherever the result is shown, such as synthetic data.
         track: a tracker that each epoch is told to while it happens: tensorboard; None for none.
         replicas: whether the seeds are trained together: on, off, or auto: on a GPU. The results are the same.
+        cores: of a CPU that seeds may use side by side; by default all of this process.
         progress: show how far the training is, on stderr.
         say: told each warning as it comes up; the run keeps them all the same.
 
@@ -91,7 +94,7 @@ def train_head(
         say=say,
     )
     with tracker(track, prepared.runs, prepared.name) as tell:
-        job = prepared.job(tell)
+        job = prepared.job(tell, cores=cores or usable_cores())
         tensors = job.selection.tensors
         if why_one_by_one(job.head, tensors.dims, job.config, len(job.seeds), replicas):
             trained = list(train_one_by_one(job, progress))

@@ -11,7 +11,9 @@ from mgcli.fuse import FuseBenchConfig, TrainError, bench_fusion
 
 
 def test_bench_times_both_loops_and_its_figures_fit_together(tmp_path: Path) -> None:
-    config = FuseBenchConfig(clips=512, many_clips=512, epochs=2, rounds=1, workers=0, head="gated", device="cpu")
+    config = FuseBenchConfig(
+        clips=512, many_clips=512, epochs=2, seeds=2, rounds=1, workers=0, head="gated", device="cpu"
+    )
     report = bench_fusion(config, folder=tmp_path)
     assert not list(tmp_path.iterdir())
     assert [each.how for each in (report.ours, *report.plain)] == ["ours", "plain", "plain, one thread"]
@@ -29,7 +31,9 @@ def test_bench_times_both_loops_and_its_figures_fit_together(tmp_path: Path) -> 
     assert "as fast as the plain loop" in report.summary()
 
 
-@pytest.mark.parametrize("setting", [{"clips": 3}, {"epochs": 1}, {"rounds": 0}, {"workers": -1}, {"many_clips": 0}])
+@pytest.mark.parametrize(
+    "setting", [{"clips": 3}, {"epochs": 1}, {"seeds": 0}, {"rounds": 0}, {"workers": -1}, {"many_clips": 0}]
+)
 def test_a_benchmark_that_makes_no_sense_is_refused(setting: dict[str, int]) -> None:
     with pytest.raises(TrainError, match="it must be"):
         FuseBenchConfig(**setting)  # type: ignore[arg-type]

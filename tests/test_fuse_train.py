@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -152,6 +153,28 @@ def test_same_seed_gives_the_same_bits(planted: FeatureCache, tmp_path: Path, he
     for name, value in first.state_dict(3).items():
         assert torch.equal(value, second.state_dict(3)[name]), name
     assert any(not torch.equal(value, second.state_dict(1)[name]) for name, value in first.state_dict(3).items())
+
+
+@pytest.mark.parametrize("head", ["inter_fusion", "logistic", "test_fuse_replicas:ColdHead"])
+def test_seeds_side_by_side_give_the_same_bits_as_one_after_another(
+    planted: FeatureCache, tmp_path: Path, head: str
+) -> None:
+    runs = [
+        train_head(planted, "gesture", head=head, seeds=3, config=QUICK, runs=tmp_path, cores=cores)
+        for cores in (1, 2, 3)
+    ]
+    for run in runs[1:]:
+        pd.testing.assert_frame_equal(run.predictions(), runs[0].predictions())
+        for seed in range(3):
+            state = run.state_dict(seed)
+            assert all(torch.equal(state[name], value) for name, value in runs[0].state_dict(seed).items())
+
+
+def test_a_seed_that_fails_ends_those_beside_it(planted: FeatureCache, tmp_path: Path) -> None:
+    config = replace(QUICK, epochs=30, learning_rate=1e30, grad_clip=1e30)
+    with pytest.raises(TrainError, match="seed 0: the loss is not a finite number"):
+        train_head(planted, "gesture", seeds=4, config=config, runs=tmp_path, cores=2)
+    assert threading.active_count() == 1
 
 
 def test_training_leaves_the_callers_generator_alone(planted: FeatureCache, tmp_path: Path) -> None:
