@@ -54,7 +54,7 @@ def test_extract_goes_on_where_it_was(tmp_path: Path, more: tuple[str, ...]) -> 
     write_clips(tmp_path, 500)
     words = ("extract", "--modality", "video", "--clips", "clips.csv", "--weights", "random:0", *more)
     features = tmp_path / "features"
-    last = stopped(words, tmp_path, lambda: any(features.glob("*/parts")))
+    last = stopped(words, tmp_path, lambda: any(features.glob("*/spec.json")))
     assert last == ("mgcli: stopped; every finished clip is in the cache; run the same command again to go on")
     assert open_cache(features).feature_sets()
     assert not list(features.glob("*/parts/.tmp-*"))
