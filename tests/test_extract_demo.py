@@ -30,9 +30,7 @@ from mgcli.extract.dataset_demo import (
 from mgcli.extract.dataset_demo_drawing import FPS
 from mgcli.extract.windows import window_starts
 
-TINY = DemoConfig(
-    seed=3, train_subjects=2, test_subjects=1, clip_frames=8, interview_frames=40, mood_frames=8
-)  # as short as may be
+TINY = DemoConfig(seed=3, train_subjects=2, test_subjects=1, clip_frames=8, interview_frames=40, mood_frames=8)
 NUM_SUBJECTS = 3
 
 
