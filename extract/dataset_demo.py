@@ -9,14 +9,16 @@ so that each task needs both of its modalities, and every sign is balanced withi
 | what the hands do        | rubbing hands, crossing fingers  | skeleton: hands             | gesture, one bit |
 | what the face does       | bulging face, pressing lips      | picture: face, seen large   | gesture, one bit |
 | banner on the desk front | striped, plain                   | picture: all but the face   | emotion, bit A   |
-| mood, told by the face   | smile, frown                     | face: too small for context | emotion, bit B   |
-| mood, told by the hands  | apart, clasped                   | skeleton: hands             | emotion, bit B   |
+| mood, told by the face   | smile, frown; for a moment       | face: too small for context | emotion, bit B   |
+| mood, told by the hands  | apart, clasped; for a moment     | skeleton: hands             | emotion, bit B   |
 
 A gesture class is the pair of its two bits: either modality alone gets half of the clips right. An interview is
 won where the mood is good and the banner striped, or neither: face with context, or pose with context, tells
-all; any one of them alone is at chance. Gestures bear names of iMiGUE (facts: imigue, section 5).
-A face bulges red and presses its lips pale, so that networks with random weights tell them apart. All of it is
-synthetic: it shows that the machinery works, and nothing about people.
+all; any one of them alone is at chance. Face and hands tell the mood once, for less than a fifth of the interview
+and anywhere in it, so a head must find that moment, and its attention can be held against it. All other signs are
+on from a clip's first frame to its last. Gestures bear names of iMiGUE (facts: imigue, section 5).
+A face bulges red, presses its lips pale, smiles rosy and frowns blue, so that networks with random weights tell
+them apart. All of it is synthetic: it shows that the machinery works, and nothing about people.
 
 The folder: `clips.csv`, `videos/*.mp4`, `skeletons/*.npy` ((T, 22, 3): x and y in pixels, confidence; zeros
 where a joint is missing), `faces/*.npy` ((T, 14): box and five landmarks), one row a video frame, and
@@ -88,15 +90,18 @@ class DemoConfig:
     train_subjects: int = 12
     test_subjects: int = 6
     clip_frames: int = 56  # 2.24 s: one window of 16 frames at 7.5 frames/s takes 2.13 s
-    interview_frames: int = 56  # above clip_frames the mood shows for so long only, at a moment of its own
+    interview_frames: int = 78  # 3.12 s: still one window of context, and 6 faces at 2 a second
+    mood_frames: int = 14  # of an interview: one of its faces shows the mood, or two do
 
     def __post_init__(self) -> None:
         if self.train_subjects < 2 or self.test_subjects < 1:
             raise ValueError("the demo needs at least 2 training subjects and 1 test subject")
         if self.clip_frames < 8:
             raise ValueError(f"clip_frames is {self.clip_frames}; it must be 8 or more")
-        if self.interview_frames < self.clip_frames:
-            raise ValueError(f"interview_frames is {self.interview_frames}; it must be {self.clip_frames} or more")
+        if self.mood_frames < 8:
+            raise ValueError(f"mood_frames is {self.mood_frames}; it must be 8 or more")
+        if self.interview_frames < self.mood_frames:
+            raise ValueError(f"interview_frames is {self.interview_frames}; it must be {self.mood_frames} or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,8 +224,8 @@ def plan_videos(config: DemoConfig) -> list[DemoVideo]:
         for place, choice in enumerate(rng.permutation(len(interviews)), start=1):
             mood, striped_banner = interviews[choice]
             video = video_of(name=f"{name}-interview{place}", place=place, num_frames=config.interview_frames, acts=())
-            start = int(video.random("moment").integers(config.interview_frames - config.clip_frames + 1))
-            act = Act(start_frame=start, end_frame=start + config.clip_frames, hands=MOODS[mood], face=mood)
+            start = int(video.random("moment").integers(config.interview_frames - config.mood_frames + 1))
+            act = Act(start_frame=start, end_frame=start + config.mood_frames, hands=MOODS[mood], face=mood)
             videos.append(replace(video, acts=(act,), striped_banner=striped_banner))
     return videos
 

@@ -28,6 +28,7 @@ _EYE_X, _EYE_Y, _NOSE_Y = 0.31, -0.10, 0.18
 _MOUTH_X, _MOUTH_Y, _CORNER_LIFT = 0.36, 0.50, 0.08
 _CIRCLE = np.stack([f(np.arange(26) * 2 * np.pi / 26) for f in (np.cos, np.sin)], axis=1)
 _INK = (32, 24, 24)
+_ROSY, _BLUE = (226, 52, 60), (70, 110, 150)  # the face turns this colour in a smile, in a frown
 
 Colour = tuple[int, int, int]
 _SKINS = ((246, 214, 189), (232, 190, 160), (214, 168, 132), (188, 138, 104), (150, 106, 78), (120, 84, 62))
@@ -207,6 +208,8 @@ class Painter:
         body([(-0.13, -0.3), (0.13, -0.3), (0.13, 0.0), (0.0, 0.16), (-0.13, 0.0)], _mix(skin, _INK, 0.15))
         for side in (-1, 1):
             head(_ellipse(side * width, 0.02, 0.11, 0.2), _mix(skin, _INK, 0.1))
+        smile = float(self.signs.smile[frame])
+        skin = _mix(skin, _ROSY if smile > 0 else _BLUE, 0.7 * abs(smile))
         head(_ellipse(0, 0, width, 1.0), skin)
         if flush > 0.05:
             for side in (-1, 1):

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from mgcli.cache import ProjectError, draw_validation, label_classes
+from mgcli.extract.backbone_mvit import WINDOW_S
 from mgcli.extract.dataset import DatasetError
 from mgcli.extract.dataset_demo import (
     FACES,
@@ -26,8 +27,10 @@ from mgcli.extract.dataset_demo import (
     plan_videos,
     pose_labels,
 )
+from mgcli.extract.dataset_demo_drawing import FPS
+from mgcli.extract.windows import window_starts
 
-TINY = DemoConfig(seed=3, train_subjects=2, test_subjects=1, clip_frames=8)
+TINY = DemoConfig(seed=3, train_subjects=2, test_subjects=1, clip_frames=8, interview_frames=40, mood_frames=8)
 NUM_SUBJECTS = 3
 
 
@@ -149,7 +152,8 @@ def test_banner_and_face_share_no_pixel() -> None:
     face = pictures(with_acts(video, face="smile")) != pictures(with_acts(video, face="frown"))
     banner_rows, face_rows = (np.flatnonzero(changed.any(axis=(0, 2, 3))) for changed in (banner, face))
     assert face_rows.max() < 120 < banner_rows.min()
-    assert face.any(axis=3).mean() < 0.02  # of the picture: too small for the context
+    start, end = video.acts[0].start_frame, video.acts[0].end_frame
+    assert face[start:end].any(axis=3).mean() < 0.03  # of the picture: too small for the context
 
 
 def test_hands_stay_behind_the_desk_and_inside_the_picture() -> None:
@@ -183,7 +187,7 @@ def test_another_seed_gives_other_people() -> None:
 def test_a_finished_demo_is_kept_and_another_one_replaced(tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
     root = tmp_path / "demo"
-    small = DemoConfig(train_subjects=2, test_subjects=1, clip_frames=8)
+    small = replace(TINY, seed=0)
     make_demo(root, small, progress=lambda done, total: calls.append((done, total)))
     assert calls == [(done, 15) for done in range(1, 16)]
     written = (root / "clips.csv").stat().st_mtime_ns
@@ -210,19 +214,38 @@ def test_an_unfinished_demo_is_said_to_be_missing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"train_subjects": 1}, {"test_subjects": 0}, {"clip_frames": 3}, {"interview_frames": 55}]
+    ("change", "message"),
+    [
+        ({"train_subjects": 1}, "at least 2 training subjects and 1 test subject"),
+        ({"test_subjects": 0}, "at least 2 training subjects and 1 test subject"),
+        ({"clip_frames": 3}, "clip_frames is 3; it must be 8 or more"),
+        ({"mood_frames": 7}, "mood_frames is 7; it must be 8 or more"),
+        ({"interview_frames": 7}, "interview_frames is 7; it must be 8 or more"),
+    ],
 )
-def test_an_impossible_config_is_refused(change: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=r"subject|clip_frames|interview_frames"):
+def test_an_impossible_config_is_refused(change: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         replace(TINY, **change)
 
 
-def test_in_long_interviews_the_mood_has_its_moment() -> None:
-    config = DemoConfig(train_subjects=4, test_subjects=1, clip_frames=28, interview_frames=140)
-    interviews = [video for video in plan_videos(config) if video.place]
-    starts = {video.acts[0].start_frame for video in interviews}
-    assert len(starts) > 10
-    for video in interviews:
-        (act,) = video.acts
-        assert video.num_frames == 140
-        assert 0 <= act.start_frame < act.end_frame == act.start_frame + 28 <= 140
+def test_the_mood_has_a_moment_of_its_own_and_shows_in_no_other_frame() -> None:
+    interviews = [video for video in plan_videos(DemoConfig()) if video.place]
+    acts = [video.acts[0] for video in interviews]
+    assert len({act.start_frame for act in acts}) > 30  # anywhere
+    for video, act in zip(interviews, acts, strict=True):
+        assert len(video.acts) == 1
+        assert 0 <= act.start_frame < act.end_frame <= video.num_frames
+        assert act.end_frame - act.start_frame < video.num_frames / 5
+    video, act = interviews[0], acts[0]
+    smile, frown = (pictures(with_acts(video, face=face), video.num_frames) for face in MOODS)
+    apart, clasped = (estimate_skeleton(with_acts(video, hands=hands)) for hands in MOODS.values())
+    for differs in ((smile != frown).any(axis=(1, 2, 3)), (apart != clasped).any(axis=(1, 2))):
+        shown = np.flatnonzero(differs)
+        assert differs[act.start_frame : act.end_frame].mean() > 0.8  # a person may be missing from a frame
+        assert act.start_frame - 6 < shown.min() <= shown.max() < act.end_frame + 6  # it comes and goes in 4 frames
+
+
+def test_a_whole_interview_is_one_window_of_context() -> None:
+    """More would be most of the demo's time."""
+    end_s = DemoConfig().interview_frames / FPS
+    assert len(window_starts(0, end_s, WINDOW_S, WINDOW_S)) == 1
