@@ -103,6 +103,47 @@ def test_a_pool_of_workers_ends_at_once_and_silently(tmp_path: Path, after_s: fl
     assert "Process Spawn" not in errors
 
 
+FINALIZER = """
+import time, weakref
+from mgcli.cache.interrupt import hear_interrupts
+
+class Slow:
+    asleep = False
+    def __hash__(self):
+        if Slow.asleep:
+            print("asleep", flush=True)
+            time.sleep(1)
+        return 1
+    def __del__(self):
+        print("asleep", flush=True)
+        time.sleep(1)
+
+hear_interrupts()
+kept = weakref.WeakValueDictionary()
+value = kept[Slow()] = {make}
+Slow.asleep = True
+del value
+time.sleep(20)
+"""
+
+
+@pytest.mark.parametrize("make", ["type('Value', (), {})()", "Slow()"])  # a weak reference's callback, a finalizer
+def test_an_interrupt_is_heard_after_what_would_swallow_it(make: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", FINALIZER.replace("{make}", make)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "asleep\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=15)
+    assert process.returncode == -signal.SIGINT
+    assert "Exception ignored" not in errors
+
+
 def test_a_benchmark_leaves_no_files(tmp_path: Path) -> None:
     words = ("bench", "cache", "--folder", ".", "--megabytes", "64", "--seconds", "60")
     last = stopped(words, tmp_path, lambda: any(tmp_path.iterdir()))
