@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from planted import planted_cache
-from tiny_media import make_video
+from tiny_media import make_skeleton, make_video
 
 from mgcli.cache import open_cache
 
@@ -67,6 +68,29 @@ def test_a_training_leaves_nothing_unfinished(tmp_path: Path, more: tuple[str, .
     waited = time.monotonic() + 8  # in it, wherever that is
     last = stopped(words, tmp_path, lambda: (tmp_path / "runs").exists() and time.monotonic() > waited)
     assert last == ("mgcli: stopped; the unfinished run leaves nothing, finished ones stay; run the same command again")
+    assert not list((tmp_path / "runs").glob(".tmp-*"))
+
+
+def test_a_training_of_skeletons_goes_on_where_it_was_kept(tmp_path: Path) -> None:
+    rows = ["clip_id,skeleton,skeleton_fps,subject_id,split,gesture"]
+    for i in range(12):
+        make_skeleton(tmp_path / f"{i}.npy", 20, num_joints=22, seed=i)
+        rows.append(f"c{i},{i}.npy,25,s{i // 2},{'test' if i >= 10 else 'train'},{i % 2}")
+    (tmp_path / "clips.csv").write_text("\n".join(rows))
+    tiny = ("--option", "num_frames=4", "--option", "min_steps=0", "--option", "epochs=100000")
+    words = ("backbone-train", "--modality", "pose", "--clips", "clips.csv", *tiny)
+    last = stopped(words, tmp_path, lambda: (tmp_path / "weights").exists())
+    assert last == (
+        "mgcli: stopped; of the training at most the last half minute is lost; run the same command again to go on"
+    )
+
+
+def test_a_search_keeps_the_runs_that_are_finished(tmp_path: Path) -> None:
+    planted_cache(tmp_path / "features")
+    quick = ("--option", "min_steps=5", "--option", "epochs=1")
+    words = ("tune", "--task", "gesture", "--trials", "500", "--processes", "1", *quick)
+    last = stopped(words, tmp_path, lambda: any((tmp_path / "runs").glob("gesture-*")))
+    assert re.fullmatch(r"mgcli: stopped; \d+ of 500 runs are finished; run the same command again to go on", last)
     assert not list((tmp_path / "runs").glob(".tmp-*"))
 
 
