@@ -64,13 +64,19 @@ _DEMO_FOLDERS: dict[str, Any] = {
 
 def main() -> None:
     """Entry point: a user's mistake prints its message and exits 1, Ctrl-C exits 130; a bug keeps its traceback."""
-    sys.path.append(str(Path.cwd()))  # where a user's own package.module:Class may lie
     try:
+        from mgcli.cache.interrupt import hear_interrupts
+
+        hear_interrupts()
+        sys.path.append(str(Path.cwd()))  # where a user's own package.module:Class may lie
         app()
     except SystemExit as end:
         if end.code == EXIT_STOPPED:  # typer's, for Ctrl-C
             _say_stopped("nothing half-written is left; run the same command again")
         raise
+    except KeyboardInterrupt:  # before or after the command itself
+        _say_stopped("nothing half-written is left; run the same command again")
+        raise SystemExit(EXIT_STOPPED) from None
     except Exception as error:
         from mgcli.cache import MgcliError, StoppedError  # only now: --help stays light
 
@@ -337,7 +343,7 @@ def viewer_sections(
         except MgcliError as error:  # the page is worth having without
             about = f"Without attention: {error}"
             viewed = view_clips(cache, table, chosen, run=None, seed=None)
-        title = "Clips to look at" if len(first) == 1 else f"{task.capitalize()}: clips to look at"
+        title = "Clips with their frames" if len(first) == 1 else f"{task.capitalize()}: clips with their frames"
         sections.append(viewer_section(viewed, anchor=f"viewer-{task}", title=title, about=about))
     for clip_id in clip_ids:
         if clip_id not in found:

@@ -45,7 +45,8 @@ def main() -> None:
             times.append(timed(f"{sys.executable} -m venv .venv && {python} -m pip install --quiet {REPOSITORY}", work))
             mgcli = str(work / ".venv/bin/mgcli")
         else:
-            python, mgcli = Path(shlex.split(given.mgcli)[0]), given.mgcli
+            program, mgcli = Path(shlex.split(given.mgcli)[0]), given.mgcli
+            python = program if program.name.startswith("python") else program.with_name("python")
         write_table(work, videos, python)
         times.append(timed(f"{mgcli} init table --clips clips.csv --weights random:0", work))
         times.append(timed(f"{mgcli} extract --modality video --tokens pooled", work))
@@ -60,11 +61,11 @@ def write_table(work: Path, videos: list[Path], python: Path) -> None:
     subprocess.run([python, "-c", DRAW], cwd=work, check=True)
     with (work / "demo/clips.csv").open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["gesture"]]
-    columns = ["clip_id", "video", "start_frame", "end_frame", "subject_id", "split", "gesture"]
+    columns = ["clip_id", "video", "start_s", "end_s", "subject_id", "split", "gesture"]
     known = rows[0]["gesture"]
     own = [
         {"clip_id": each.stem, "video": os.path.relpath(each, work), "subject_id": each.stem, "split": "test"}
-        | {"start_frame": "", "end_frame": "", "gesture": known}
+        | {"start_s": "", "end_s": "", "gesture": known}
         for each in videos
     ]
     with (work / "clips.csv").open("w", newline="", encoding="utf-8") as file:

@@ -98,12 +98,15 @@ def check_clip_table(
         require: columns that must be there.
         root: folder that relative paths of files start at; None leaves them as they are.
 
+    Returns:
+        The checked table; its `attrs` say where it comes from and which columns were given.
+
     Raises:
         ClipTableError: with the rows at fault, counted as an editor shows the CSV file.
     """
     table = table.rename(columns=lambda name: str(name).strip()).reset_index(drop=True)
     _check_columns(table, where, require)
-    has_subjects = "subject_id" in table
+    given = [str(name) for name in table.columns]
     for column in _COLUMNS:
         if column not in table:
             table[column] = ""
@@ -124,7 +127,7 @@ def check_clip_table(
             table[column] = [str((root / name).resolve()) if name else "" for name in table[column]]
     own_subject = table["video"].where(table["video"] != "", table["clip_id"])
     table["subject_id"] = table["subject_id"].where(table["subject_id"] != "", own_subject)
-    table.attrs["subjects_given"] = has_subjects
+    table.attrs |= {"where": where, "columns_given": given, "subjects_given": "subject_id" in given}
     return table
 
 

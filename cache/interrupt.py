@@ -2,20 +2,47 @@
 
 from __future__ import annotations
 
+import _weakrefset
 import signal
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import active_children, get_context
-from types import TracebackType
+from threading import Timer, get_ident
+from types import FrameType, TracebackType
 from typing import ParamSpec, TypeVar
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+_SWALLOWING = {weakref.__file__, _weakrefset.__file__}  # where callbacks of weak references stand
+_AGAIN_S = 0.01
 
 
 class StoppedError(Exception):
     """A command that Ctrl-C ended; the message says what is safe and what to run next."""
+
+
+def hear_interrupts() -> None:
+    """Have Ctrl-C raise KeyboardInterrupt in this process, also where Python would swallow it.
+
+    What a finalizer or the callback of a weak reference raises is printed and forgotten, and libraries spend some of
+    their time in those: such a Ctrl-C is heard a moment later. One that is ignored, as a shell has it for jobs in the
+    background, stays ignored.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    while frame is not None:
+        if frame.f_code.co_name == "__del__" or frame.f_code.co_filename in _SWALLOWING:
+            again = Timer(_AGAIN_S, signal.pthread_kill, [get_ident(), number])  # which wakes this thread from a wait
+            again.daemon = True
+            again.start()
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 @contextmanager

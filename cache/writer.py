@@ -48,9 +48,9 @@ class FeatureWriter:
         self._part = part
         self._part_bytes = part_bytes
         self._on_commit = on_commit
-        self._pending: dict[tuple[str, int, int], ClipTokens] = {}
+        # Clips, and where their rows end: one assignment takes a clip, so that Ctrl-C finds it in whole or not at all.
+        self._pending: dict[tuple[str, int, int], tuple[ClipTokens, int]] = {}
         self._rows = np.empty((0, spec.dim), STORED_NUMPY_DTYPES[spec.dtype])  # of the pending clips, then room
-        self._num_rows = 0
         self._opened_at = self._committed_at = time.monotonic()
         self._commit_cost_s = 0.0
 
@@ -121,10 +121,9 @@ class FeatureWriter:
             self._make_room(stop)
         own = self._rows[self._num_rows : stop]
         own[...] = stored
-        self._num_rows = stop
         if crc32c is None:
             crc32c = array_checksum(own)  # now, while they are in the processor's cache
-        self._pending[key] = ClipTokens(*key, own, time_s, valid, aux, crc32c)
+        self._pending[key] = ClipTokens(*key, own, time_s, valid, aux, crc32c), stop
 
     def commit_if_due(self) -> None:
         """Commit when the part is full or enough time has passed; call it after every batch."""
@@ -145,8 +144,8 @@ class FeatureWriter:
         """
         if not self._pending:
             return
-        clips, tokens = list(self._pending.values()), self._rows[: self._num_rows]
-        self._pending, self._num_rows = {}, 0
+        clips, tokens = [clip for clip, _ in self._pending.values()], self._rows[: self._num_rows]
+        self._pending = {}
         started = time.monotonic()
         arrays, attributes = pack_clips(clips, self._spec.fingerprint, tokens)
         with writing(self._folder):
@@ -156,6 +155,11 @@ class FeatureWriter:
         self._committed_at = time.monotonic()
         self._commit_cost_s = self._committed_at - started
         self._on_commit()
+
+    @property
+    def _num_rows(self) -> int:
+        """Of all pending clips together."""
+        return next(reversed(self._pending.values()))[1] if self._pending else 0
 
     @property
     def _row_bytes(self) -> int:

@@ -157,7 +157,7 @@ def extract(
 
 
 @app.command("backbone-train")
-@stops_with("the epochs that are finished are kept; run the same command again to go on")
+@stops_with("of the training at most the last half minute is lost; run the same command again to go on")
 def backbone_train(
     modality: Annotated[str, typer.Option(help="pose: the two streams of 2s-AGCN.")],
     task: Annotated[

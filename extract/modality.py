@@ -25,6 +25,7 @@ from mgcli.extract.inputs import ClipRequest
 from mgcli.extract.names import MODALITIES, Modality
 from mgcli.extract.skeleton import read_skeleton
 from mgcli.extract.skeleton_layouts import SkeletonError
+from mgcli.extract.source import expect_media
 from mgcli.extract.views import ViewConfig
 from mgcli.extract.weights import find_weights, trained_file
 
@@ -118,8 +119,14 @@ def clips_of(config: ModalityConfig, table: pd.DataFrame) -> pd.DataFrame:
     """The clips that a modality is extracted for.
 
     Raises:
-        ClipTableError: a task was asked for of which the table has no clip.
+        ClipTableError: a task was asked for of which the table has no clip; or no clip names a file to read.
     """
+    of_it = _clips_asked_for(config, table)
+    expect_media(of_it, backbone_class(config.backbone_name).reads, config.modality)
+    return of_it
+
+
+def _clips_asked_for(config: ModalityConfig, table: pd.DataFrame) -> pd.DataFrame:
     if config.task is not None:
         if config.task not in TASKS:
             raise ClipTableError(f"unknown task {config.task!r}; known: {', '.join(TASKS)}")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from mgcli.cache import ClipTableError
 from mgcli.extract.skeleton_store import content_identity, skeleton_identity
 
 _END_BYTES = 64 << 10
@@ -36,6 +37,28 @@ def add_sources(table: pd.DataFrame) -> pd.DataFrame:
         face = faces.get(row["face"])
         face_sources.append("" if row["face"] and face is None else _source(video, interval, "face", face))
     return table.assign(video_source=video_sources, skeleton_source=skeleton_sources, face_source=face_sources)
+
+
+def expect_media(clips: pd.DataFrame, reads: str, modality: str) -> None:
+    """Refuse clips none of which names a file of the kind that all of them would be read from.
+
+    Args:
+        clips: of a checked clip table.
+        reads: video, skeleton or face, as a backbone says; faces are looked for in videos.
+        modality: for the message.
+
+    Raises:
+        ClipTableError: it names the table and its columns.
+    """
+    column = "skeleton" if reads == "skeleton" else "video"
+    if (clips[column] != "").any():
+        return
+    where, given = clips.attrs.get("where", "clip table"), clips.attrs.get("columns_given", [column])
+    if column in given:
+        raise ClipTableError(f"{where}: no clip has a {column}, which modality {modality!r} is extracted from")
+    raise ClipTableError(
+        f"{where} has no column {column!r}, which modality {modality!r} is extracted from (it has: {', '.join(given)})"
+    )
 
 
 def _source(identity: str | None, *parts: Any) -> str:

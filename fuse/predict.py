@@ -13,7 +13,7 @@ import torch
 
 from mgcli.cache import CacheError, FeatureCache, FeatureSet, find_leakage, open_cache, warn
 from mgcli.fuse.calibration import with_temperature
-from mgcli.fuse.head import FusionHead, HeadConfig, create_head
+from mgcli.fuse.head import FusionHead, create_head
 from mgcli.fuse.loop import predict_probabilities
 from mgcli.fuse.metrics import over_seeds, scores, subject_intervals
 from mgcli.fuse.run import Run, RunError, group_rows, scores_table
@@ -25,6 +25,7 @@ from mgcli.fuse.selection import (
     read_table,
     select_for_prediction,
 )
+from mgcli.fuse.settings import make_config
 from mgcli.fuse.task import modality_of
 
 
@@ -270,7 +271,7 @@ def trained_heads(run: Run) -> Iterator[FusionHead]:
                 config["head"],
                 {name: each["dim"] for name, each in config["features"].items()},
                 len(config["classes"]),
-                HeadConfig(**config["config"]["head"]),
+                make_config(config["config"]["head"]).head,
             )
         try:
             head.load_state_dict(run.state_dict(seed))

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from mgcli.cache import MgcliError, align_columns, sync, sync_all
 from mgcli.fuse.calibration import calibration_text
+from mgcli.fuse.run_keys import RESULT_KEYS, config_fault, key_fault
 from mgcli.fuse.task import TASKS
 
 RUN_VERSION = 1
@@ -65,6 +66,9 @@ class Run:
                 f"{path} has run version {config.get('run_version')}; this mgcli reads version {RUN_VERSION}. "
                 "Upgrade with: pip install -U mgcli"
             )
+        for name, fault in ((_CONFIG, config_fault(config)), (_METRICS, key_fault(results, RESULT_KEYS))):
+            if fault:
+                raise RunError(f"{path / name} is damaged: {fault}; train the run again, or take the file of a copy")
         return cls(
             path=path,
             config=config,
@@ -142,7 +146,9 @@ class Run:
         of = ", ".join(f"{split} {n['clips']} clips of {n['subjects']} subjects" for split, n in counts.items())
         judged = [split for split in self.calibration if split in self.metrics]
         mended = [calibration_text(self.calibration, self.config["classes"], split) for split in judged]
-        return "\n".join([results_table([self]), *mended, f"clips: {of}", f"run: {self.path}"])
+        return "\n".join(
+            [results_table([self]), *mended, f"clips: {of}", f"run: {self.path}; next: mgcli report {self.path}"]
+        )
 
 
 def results_table(runs: Sequence[Run]) -> str:
@@ -275,13 +281,16 @@ def _unwritable(runs: Path, error: OSError) -> RunError:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(
             f"{file.parent} is no run folder: it has no {file.name}; give one that mgcli fuse-train made"
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise RunError(f"{file} is damaged ({error}); train the run again") from None
+    if not isinstance(content, dict):
+        raise RunError(f"{file} is damaged: it is no object, {{...}}; train the run again")
+    return content
 
 
 def _cell(found: dict[str, Any], intervals: dict[str, list[float]], score: str) -> str:

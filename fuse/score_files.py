@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mgcli.cache import label_classes, read_plain_pickle, warn
+from mgcli.cache import TASKS, label_classes, read_plain_pickle, warn
 from mgcli.fuse.score_table import UNKNOWN, ScoreError, ScoreTable, score_table
 
 SCALES = ("auto", "probability", "logit")
@@ -37,7 +37,8 @@ def read_scores(path: Path, clips: pd.DataFrame | None, task: str, split: str, s
         path: a pickle or a CSV file.
         clips: the clip table; only a CSV with columns as in `predictions.csv` does without.
         task: gesture or emotion.
-        split: whose clips they are; in a pickle, in the table's order.
+        split: whose clips they are; in a pickle, in the table's order. Clips with a label of another task alone are
+            not among them.
         scale: probability, logit (a softmax is taken), or auto: by what the numbers are.
 
     Raises:
@@ -52,7 +53,7 @@ def read_scores(path: Path, clips: pd.DataFrame | None, task: str, split: str, s
     if clips is None:
         raise ScoreError(f"{path} does not name its clips: give the list that it was made from with --clips")
     entries = _entries(read_plain_pickle(path, error=ScoreError, more=_TENSORS), path)
-    rows = clips[clips["split"] == split]
+    rows = _listed(clips, task, split)
     if len(rows) != len(entries):
         raise ScoreError(
             f"{path} has {len(entries)} entries, but {len(rows)} {split} clips stand in the clip table; give the list "
@@ -92,7 +93,7 @@ def _from_csv(path: Path, clips: pd.DataFrame | None, task: str, split: str, sca
         if not {"subject_id", "split", "true"} <= set(content):
             raise ScoreError(f"{path} says nothing of labels and subjects: give the clip table with --clips")
         clips = content.drop_duplicates("clip_id").rename(columns={"true": task})
-    rows = clips[clips["split"] == split]
+    rows = _listed(clips, task, split)
     missing = sorted(set(rows["clip_id"]) - set(by_clip.index))
     if missing or rows.empty:
         some = ", ".join(map(repr, missing[:3])) + (", ..." if len(missing) > 3 else "")
@@ -106,6 +107,13 @@ def _from_csv(path: Path, clips: pd.DataFrame | None, task: str, split: str, sca
 
 
 _TEXT_COLUMNS = ("clip_id", "subject_id", "split", "true", "predicted")
+
+
+def _listed(clips: pd.DataFrame, task: str, split: str) -> pd.DataFrame:
+    """The clips of a split that a list for the task holds: not those that have a label of another task alone."""
+    others = [name for name in TASKS if name != task and name in clips]
+    of_another = (clips[task] == "") & (clips[others] != "").any(axis=1)
+    return clips[(clips["split"] == split) & ~of_another]
 
 
 def _entries(content: Any, path: Path) -> list[tuple[np.ndarray, int | None]]:

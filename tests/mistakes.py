@@ -31,6 +31,7 @@ def table(header: str, *rows: str) -> tuple[tuple[str, str], ...]:
 EXTRACT = ("extract", "--modality", "video", *CLIPS)
 PARTS = "trained/features/video--*/parts/*.h5"
 NEWER = (("trained/features/mgcache.json", '{"format_version": 99, "format": "hdf5"}'),)
+EDITED = ((f"{RUN}/config.json", '{"run_version": 1, "task": "gesture"}'),)
 TRAIN = ("fuse-train", "--task", "gesture", *IN_TRAINED)
 RANDOM = ("--weights", "random:0")
 
@@ -70,7 +71,7 @@ MISTAKES = (
     Mistake("a device that is not here", (*EXTRACT, *RANDOM, "--device", "cuda:9"), "cuda:9"),
     Mistake("a shard that is none", (*EXTRACT, "--shard", "3/3"), "--shard", 2),
     Mistake("videos that are not there", (*EXTRACT, *RANDOM), "failures.csv", 3, table("clip_id,video", "a,x.mp4")),
-    Mistake("no column with the videos", (*EXTRACT, *RANDOM), "failures.csv", 3, table("clip_id,file", "a,a.mp4")),
+    Mistake("no column with the videos", EXTRACT, "no column 'video'", files=table("clip_id,file", "a,a.mp4")),
     Mistake("no column with the ids", EXTRACT, "clip_id", files=table("id,video", "a,a.mp4")),
     Mistake("an id twice", EXTRACT, "clips.csv", files=table("clip_id,video", "a,a.mp4", "a,b.mp4")),
     Mistake("an end before its start", EXTRACT, "clips.csv", files=table("clip_id,video,start_s,end_s", "a,a.mp4,2,1")),
@@ -166,5 +167,9 @@ MISTAKES = (
     Mistake(
         "clips of one split alone", (*TRAIN, *CLIPS), "split", files=table("clip_id,gesture,split", "c00000,0,test")
     ),
+    Mistake(
+        "a run's file without a key", ("report", RUN), "config.json is damaged: it has no key 'created'", files=EDITED
+    ),
+    Mistake("a run's file by hand", ("evaluate", RUN, *OF_TRAINED), f"{RUN}/config.json", files=EDITED),
     Mistake("no number of seeds", (*TRAIN, "--seeds", "0"), "--seeds", 2),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from planted import planted_cache
-from tiny_media import make_video
+from tiny_media import make_skeleton, make_video
 
 from mgcli.cache import open_cache
 
@@ -70,6 +71,29 @@ def test_a_training_leaves_nothing_unfinished(tmp_path: Path, more: tuple[str, .
     assert not list((tmp_path / "runs").glob(".tmp-*"))
 
 
+def test_a_training_of_skeletons_goes_on_where_it_was_kept(tmp_path: Path) -> None:
+    rows = ["clip_id,skeleton,skeleton_fps,subject_id,split,gesture"]
+    for i in range(12):
+        make_skeleton(tmp_path / f"{i}.npy", 20, num_joints=22, seed=i)
+        rows.append(f"c{i},{i}.npy,25,s{i // 2},{'test' if i >= 10 else 'train'},{i % 2}")
+    (tmp_path / "clips.csv").write_text("\n".join(rows))
+    tiny = ("--option", "num_frames=4", "--option", "min_steps=0", "--option", "epochs=100000")
+    words = ("backbone-train", "--modality", "pose", "--clips", "clips.csv", *tiny)
+    last = stopped(words, tmp_path, lambda: (tmp_path / "weights").exists())
+    assert last == (
+        "mgcli: stopped; of the training at most the last half minute is lost; run the same command again to go on"
+    )
+
+
+def test_a_search_keeps_the_runs_that_are_finished(tmp_path: Path) -> None:
+    planted_cache(tmp_path / "features")
+    quick = ("--option", "min_steps=5", "--option", "epochs=1")
+    words = ("tune", "--task", "gesture", "--trials", "500", "--processes", "1", *quick)
+    last = stopped(words, tmp_path, lambda: any((tmp_path / "runs").glob("gesture-*")))
+    assert re.fullmatch(r"mgcli: stopped; \d+ of 500 runs are finished; run the same command again to go on", last)
+    assert not list((tmp_path / "runs").glob(".tmp-*"))
+
+
 POOL = """
 import time
 from mgcli.cache import WorkerPool
@@ -101,6 +125,47 @@ def test_a_pool_of_workers_ends_at_once_and_silently(tmp_path: Path, after_s: fl
     assert process.returncode == -signal.SIGINT
     assert errors.count("Traceback") == 1  # its own
     assert "Process Spawn" not in errors
+
+
+FINALIZER = """
+import time, weakref
+from mgcli.cache.interrupt import hear_interrupts
+
+class Slow:
+    asleep = False
+    def __hash__(self):
+        if Slow.asleep:
+            print("asleep", flush=True)
+            time.sleep(1)
+        return 1
+    def __del__(self):
+        print("asleep", flush=True)
+        time.sleep(1)
+
+hear_interrupts()
+kept = weakref.WeakValueDictionary()
+value = kept[Slow()] = {make}
+Slow.asleep = True
+del value
+time.sleep(20)
+"""
+
+
+@pytest.mark.parametrize("make", ["type('Value', (), {})()", "Slow()"])  # a weak reference's callback, a finalizer
+def test_an_interrupt_is_heard_after_what_would_swallow_it(make: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", FINALIZER.replace("{make}", make)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "asleep\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=15)
+    assert process.returncode == -signal.SIGINT
+    assert "Exception ignored" not in errors
 
 
 def test_a_benchmark_leaves_no_files(tmp_path: Path) -> None:

@@ -108,6 +108,18 @@ def test_a_csv_goes_by_clip_id(tmp_path: Path) -> None:
         read_scores(tmp_path / "few.csv", table, "gesture", "test")
 
 
+def test_clips_with_a_label_of_the_other_task_alone_are_not_of_the_list(tmp_path: Path) -> None:
+    gestures = clip_table(12)
+    interview = gestures[:1].assign(clip_id="interview", gesture="", emotion="win")
+    both = pd.concat([interview, gestures], ignore_index=True)
+    scores = softmax(logits_of(gestures, 1))
+    found = read_scores(dump(tmp_path / "a.pkl", gestures, scores, np.asarray), both, "gesture", "test")
+    assert found.clip_ids.tolist() == gestures["clip_id"].tolist()
+    frame = pd.DataFrame(scores, columns=[str(k) for k in range(K)]).assign(clip_id=gestures["clip_id"])
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    assert len(read_scores(tmp_path / "a.csv", both, "gesture", "test")) == 12
+
+
 def test_fitted_weights_are_those_of_the_lowest_log_loss(tmp_path: Path) -> None:
     val, test = clip_table(200, "val"), clip_table()
     table = pd.concat([val, test], ignore_index=True)

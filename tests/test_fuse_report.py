@@ -254,7 +254,7 @@ def many_classes(folder: Path, num_classes: int, num_clips: int) -> Path:
         **{"run_version": 1, "created": "2026-01-01T00:00:00+00:00", "task": "gesture", "protocol": None},
         **{"head": "concat", "label": "concat", "features": {}, "classes": classes, "class_groups": {}, "seeds": [0]},
         "clips": {"counts": {"test": {"clips": num_clips, "subjects": 9}}, "drawn_val_subjects": []},
-        **{"config": {}, "packages": {}, "device": "cpu", "warnings": []},
+        **{"config": {"max_tokens": 512, "head": {}}, "packages": {}, "device": "cpu", "warnings": []},
     }
     results = {"metrics": {"val": {}, "test": {"top1": score}}, "intervals": {"val": {}, "test": {}}}
     folder.mkdir()
@@ -270,7 +270,7 @@ def test_a_grid_has_a_map_of_its_validation_scores(tmp_path: Path) -> None:
         for width in (128, 64):
             folder = many_classes(tmp_path / f"{head}-{width}", 3, 30)
             config = json.loads((folder / "config.json").read_text())
-            config |= {"head": head, "label": head, "config": {"epochs": 9, "head": {"width": width}}}
+            config |= {"head": head, "label": head, "config": {"max_tokens": 512, "head": {"width": width}}}
             (folder / "config.json").write_text(json.dumps(config))
             results = json.loads((folder / "metrics.json").read_text())
             scores[head, width] = 0.5 + len(runs) / 10
