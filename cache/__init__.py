@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         label_classes,
         read_clip_table,
     )
+    from mgcli.cache.cluster import ENGINES, joined_cluster, worker_death
     from mgcli.cache.derive import GRID_KEY, LAYOUTS_KEY, DeriveReport, derive_layout
     from mgcli.cache.doctor import Check, checks_text, installation_checks
     from mgcli.cache.doctor_project import find_project, storage_checks
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from mgcli.cache.errors import (
         CacheError,
         ClipTableError,
+        ClusterError,
         LeakageError,
         MgcliError,
         NonFiniteTokensError,
@@ -74,6 +76,7 @@ __all__ = [
     "CLASS_NAMES",
     "CLASS_TOKEN",
     "EMOTION_CLASSES",
+    "ENGINES",
     "GRID_KEY",
     "LAYOUTS_KEY",
     "OWN_VALIDATION",
@@ -86,6 +89,7 @@ __all__ = [
     "Check",
     "ClipSelection",
     "ClipTableError",
+    "ClusterError",
     "CompactReport",
     "DeriveReport",
     "Explanation",
@@ -144,6 +148,7 @@ __all__ = [
     "import_share",
     "installation_checks",
     "is_share",
+    "joined_cluster",
     "label_classes",
     "lazy_names",
     "load_project",
@@ -163,6 +168,7 @@ __all__ = [
     "trace_clip",
     "verify_cache",
     "warn",
+    "worker_death",
     "write_project",
     "writing",
 ]
@@ -173,11 +179,12 @@ __getattr__ = lazy_names(
         "class_groups": "CLASS_GROUP_NAMES class_group classes_by_group",
         "clips": "EMOTION_CLASSES SPLITS TASKS check_clip_table clip_table_csv describe_clips draw_validation "
         "find_clip label_classes read_clip_table",
+        "cluster": "ENGINES joined_cluster worker_death",
         "derive": "GRID_KEY LAYOUTS_KEY DeriveReport derive_layout",
         "doctor": "Check checks_text installation_checks",
         "doctor_project": "find_project storage_checks",
         "durable": "committed_file sync sync_all writing",
-        "errors": "CacheError ClipTableError LeakageError MgcliError NonFiniteTokensError ProjectError",
+        "errors": "CacheError ClipTableError ClusterError LeakageError MgcliError NonFiniteTokensError ProjectError",
         "failures": "Failure",
         "feature_set": "FeatureSet",
         "interrupt": "StoppedError WorkerPool shielded_children",

@@ -44,6 +44,19 @@ def stops_with(what_is_safe: str) -> Callable[[Callable[_P, None]], Callable[_P,
     return decorate
 
 
+def check_engine(engine: str | None) -> None:
+    """Whether `--engine` names one.
+
+    Raises:
+        typer.BadParameter: it does not.
+    """
+    from mgcli.cache import ENGINES
+
+    if engine not in (None, *ENGINES):
+        known = ", ".join(ENGINES)
+        raise typer.BadParameter(f"--engine {engine!r}: known: {known}; without it this machine works alone")
+
+
 def parse_place(text: str) -> Path:
     """A folder, or s3://..., as a flag or argument names it."""
     from mgcli.cache.place import as_place

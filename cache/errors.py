@@ -23,3 +23,7 @@ class ProjectError(MgcliError):
 
 class LeakageError(MgcliError):
     """A split, or a backbone, that would test on what it was trained on."""
+
+
+class ClusterError(MgcliError):
+    """A cluster that cannot be joined, or has no room for work."""

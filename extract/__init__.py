@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     )
     from mgcli.extract.dataset_demo import DEMO_POSE_SETTINGS, DemoConfig, make_demo, pose_labels
     from mgcli.extract.doctor import extract_checks
-    from mgcli.extract.engine import ENGINES, EngineError
+    from mgcli.extract.engine import EngineError
     from mgcli.extract.explain import explain_extraction
     from mgcli.extract.face import Face, FaceDetector, FaceError, align_face, read_faces
     from mgcli.extract.names import BACKBONES, MODALITIES, Modality
@@ -57,7 +57,6 @@ __all__ = [
     "BACKBONES",
     "DATASETS",
     "DEMO_POSE_SETTINGS",
-    "ENGINES",
     "LAYOUTS",
     "MODALITIES",
     "Answer",
@@ -151,7 +150,7 @@ __getattr__ = lazy_names(
         "dataset": "DATASETS DatasetError DatasetProtocol choose_protocol load_dataset load_project_clips table_notes",
         "dataset_demo": "DEMO_POSE_SETTINGS DemoConfig make_demo pose_labels",
         "doctor": "extract_checks",
-        "engine": "ENGINES EngineError",
+        "engine": "EngineError",
         "face": "Face FaceDetector FaceError align_face read_faces",
         "explain": "explain_extraction",
         "names": "BACKBONES MODALITIES Modality",

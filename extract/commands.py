@@ -18,6 +18,7 @@ from mgcli.cache.console import (
     JsonOption,
     ProtocolOption,
     RootOption,
+    check_engine,
     key_values,
     make_project_cache,
     open_project_cache,
@@ -257,12 +258,9 @@ def cache_explain(
 
 def _workers_asked_for(device: str | None, devices: str | None, shard: str | None, engine: str | None) -> Shard | None:
     """The shard, once the options that share the work out are known to go together."""
-    from mgcli.extract import ENGINES, Shard
+    from mgcli.extract import Shard
 
-    if engine not in (None, *ENGINES):
-        raise typer.BadParameter(
-            f"--engine {engine!r}: known: {', '.join(ENGINES)}; without it this machine works alone"
-        )
+    check_engine(engine)
     if engine is not None and (devices is not None or shard is not None):
         raise typer.BadParameter("--engine ray shares the videos out by itself: leave --devices and --shard away")
     if devices is not None and device is not None:

@@ -13,15 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mgcli.cache import Failure, MgcliError
+from mgcli.cache import ENGINES, Failure, MgcliError
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from mgcli.extract.plan import Extraction
     from mgcli.extract.run_clock import RunProfile
-
-ENGINES = ("ray",)
 
 ClipKey = tuple[str, str, int]  # modality, clip id, view
 

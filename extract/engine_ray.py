@@ -14,23 +14,15 @@ from __future__ import annotations
 import os
 import pickle
 import queue
-import re
-import socket
 import sys
 import threading
-import warnings
-from contextlib import ExitStack, redirect_stdout, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mgcli.cache import joined_cluster, worker_death
 from mgcli.extract.engine import Ended, Engine, EngineError, FileWork, Lost, Message, WorkerTask, share_of_cores
-
-_REACH_S = 10.0  # until an address that does not answer counts as unreachable
-_HOW_TO_START = (
-    "start one with `ray start --head`, and `ray start --address=HOST:6379` on the other machines, "
-    "or name one in RAY_ADDRESS; RAY_ADDRESS=local uses this machine alone"
-)
 
 
 @dataclass(frozen=True)
@@ -55,25 +47,15 @@ class RayEngine(Engine):
             device: of the workers; None: the GPU that Ray gives them, or the processor where there is none.
 
         Raises:
-            EngineError: Ray is not installed, or the cluster cannot be reached.
+            ClusterError: Ray is not installed, or the cluster cannot be reached.
+            EngineError: the cluster has no room.
         """
-        try:
-            import ray
-        except ImportError:
-            raise EngineError("--engine ray needs Ray, here and on every machine: pip install 'mgcli[ray]'") from None
-        self._ray: Any = ray
-        self._exit = ExitStack()
-        self._exit.enter_context(redirect_stdout(sys.stderr))  # Ray prints what it hears of workers that die
-        try:
-            if not ray.is_initialized():
-                _join(ray)
-                self._exit.callback(ray.shutdown)
-            self._places = _places(ray.nodes(), with_gpus=device is None or device.startswith("cuda"))
+        with ExitStack() as joining:
+            self._ray = joining.enter_context(joined_cluster())
+            self._places = _places(self._ray.nodes(), with_gpus=device is None or device.startswith("cuda"))
             if not self._places:
                 raise EngineError("the Ray cluster has no machine with room for a worker; see `ray status`")
-        except BaseException:
-            self._exit.close()
-            raise
+            self._exit = joining.pop_all()
         self._device = device
         self.slots = [f"{place.host} (worker {place.index})" for place in self._places]
         self._actors: dict[int, Any] = {}
@@ -111,7 +93,7 @@ class RayEngine(Engine):
             try:
                 messages += [(slot, message) for message in self._ray.get(reference)]
             except self._ray.exceptions.RayError as error:
-                messages.append((slot, Lost(_death(error))))
+                messages.append((slot, Lost(f"its Ray actor is gone: {worker_death(error)}")))
             if isinstance(messages[-1][1], Ended | Lost):
                 self._end(slot)
             else:
@@ -178,32 +160,6 @@ class RayWorker:
         self._feed.stop()
 
 
-def _join(ray: Any) -> None:
-    """Connect to the cluster.
-
-    Raises:
-        EngineError: there is none, or it does not answer.
-    """
-    address = os.environ.get("RAY_ADDRESS", "")
-    match = re.fullmatch(r"(?:ray://)?\[?([^/\]]+?)\]?:(\d+)", address)
-    if match is not None:  # Ray itself would try for minutes
-        try:
-            socket.create_connection((match[1], int(match[2])), timeout=_REACH_S).close()
-        except (OSError, OverflowError) as error:
-            raise EngineError(f"no Ray cluster answers at RAY_ADDRESS={address} ({error}); {_HOW_TO_START}") from None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what it warns of on the way is in the error
-            ray.init(address=address or "auto", log_to_driver=False, logging_level="ERROR")
-    except Exception as error:  # it has many kinds: no cluster, another version of Ray or Python, ...
-        if not address and isinstance(error, ConnectionError):
-            raise EngineError(f"no Ray cluster is running here; {_HOW_TO_START}") from None
-        first = str(error).strip().splitlines()[:1] or [type(error).__name__]
-        raise EngineError(
-            f"the Ray cluster {address or 'here'} cannot be joined: {first[0]}; {_HOW_TO_START}"
-        ) from error
-
-
 def _places(nodes: list[dict[str, Any]], with_gpus: bool) -> list[_Place]:
     """A worker for each GPU of the cluster, or, without GPUs, for each machine."""
     alive = [(node, {name: int(count) for name, count in node["Resources"].items()}) for node in nodes if node["Alive"]]
@@ -223,11 +179,3 @@ def _places(nodes: list[dict[str, Any]], with_gpus: bool) -> list[_Place]:
             )
             places.append(place)
     return places
-
-
-def _death(error: Exception) -> str:
-    """What Ray says of a worker that is gone, in a line: the error that it died of, or what Ray knows."""
-    lines = [line.strip() for line in re.sub(r"\x1b\[\d*m", "", str(error)).splitlines() if line.strip()]
-    errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception): ", line)]
-    known = [line for line in lines if line.startswith("The actor ")]
-    return f"its Ray actor is gone: {(errors[-1:] or known or lines or [type(error).__name__])[0].rstrip('.')}"

@@ -1,20 +1,17 @@
-"""Training a grid: resumed after any kill, shared by several processes, no run done twice.
+"""Training a grid: resumed after any kill, shared by several processes or a cluster, no run done twice.
 
 A finished cell is a run folder whose name ends in a hash of all that decides it: that it is there is all that a
-resumed grid needs to know. Who trains a cell holds a lock on `.claims/NAME`, which the operating system takes back
-however its process ends; several workers, and several `mgcli ablate`, share a grid by it without talking.
+resumed grid needs to know.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
 import threading
 import time
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait as wait_for
@@ -23,16 +20,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from mgcli.cache import FeatureCache, MgcliError, Progress, StoppedError, open_cache, shielded_children
+from mgcli.cache import ENGINES, FeatureCache, Progress, StoppedError, shielded_children
+from mgcli.fuse.cells import Work, make_claims, train_unclaimed
 from mgcli.fuse.grid import Cell, groups
-from mgcli.fuse.plan import is_done, num_workers, why_cells_one_by_one
-from mgcli.fuse.prepare import PreparedRun, prepare_run
-from mgcli.fuse.run import check_writable
-from mgcli.fuse.seeds import Trained, check_replicas, train_one_by_one, train_together
-from mgcli.fuse.selection import LoadedClips
-from mgcli.fuse.train import finish_run
+from mgcli.fuse.plan import is_done, num_workers
+from mgcli.fuse.seeds import check_replicas
+from mgcli.fuse.settings import TrainError
 
-_CLAIMS = ".claims"
 _LOOK_EVERY_S = 0.2
 _KILLED = "its process ended without a word (killed, or out of memory); run the same command again to go on"
 
@@ -56,6 +50,7 @@ def train_cells(
     notes: Sequence[str] = (),
     processes: int | None = None,
     replicas: str = "auto",
+    engine: str | None = None,
 ) -> Outcome:
     """Train the cells that have no run folder yet; Ctrl-C stops between two steps and keeps what is finished.
 
@@ -66,170 +61,68 @@ def train_cells(
         table: the clip table that they were planned on.
         runs: folder of the runs.
         notes: what to warn of wherever a result is shown.
-        processes: cells trained at a time; by default one a core, one with a GPU.
+        processes: cells trained at a time; by default one a core, one with a GPU, of the whole cluster with `engine`.
         replicas: whether cells of one architecture are trained together: on, off, or auto: on a GPU.
+        engine: of ENGINES: ray trains on the cluster that RAY_ADDRESS names; None: on this machine alone.
 
     Raises:
+        ClusterError: Ray is not installed, or the cluster cannot be reached or has no room.
         RunError: the runs folder cannot be written to.
-        TrainError: no such choice of `replicas`.
+        TrainError: no such choice of `replicas` or `engine`.
     """
     check_replicas(replicas)
-    check_writable(runs)
-    (runs / _CLAIMS).mkdir(exist_ok=True)
+    if engine not in (None, *ENGINES):
+        raise TrainError(f"unknown engine {engine!r}; known: {', '.join(ENGINES)}")
+    make_claims(runs)
     todo = [cell for cell in cells if not is_done(runs, cell)]
-    workers = num_workers(len(todo), processes)
-    work = _Work(cache.path, task, groups(todo, workers), table, runs, tuple(notes), replicas)
+    work = Work(cache.path, task, table, runs, tuple(notes), replicas)
     failed: dict[str, str] = {}
     with suppress(KeyboardInterrupt), Progress(f"{task}: grid", len(todo), unit="run") as bar:
-        if workers > 1:
-            _train_side_by_side(work, workers, bar, failed)
+
+        def tell(cell: Cell, fault: str) -> None:
+            failed.update({cell.name: fault} if fault else {})
+            bar.step(cell.label)
+
+        if engine == "ray":
+            from mgcli.fuse.engine_ray import train_on_cluster
+
+            train_on_cluster(work, todo, processes, tell)
         else:
-            _train(work, bar, failed, may_wait=False)
-        _train(work, bar, failed, may_wait=True)  # what another `mgcli ablate` had claimed
+            _train_here(work, todo, num_workers(len(todo), processes), failed, tell)
     done = [cell for cell in cells if is_done(runs, cell)]
     finished = {cell.name for cell in done}
     return Outcome(done, failed, [cell for cell in cells if cell.name not in finished | set(failed)])
 
 
-def train_group(
-    cache: FeatureCache,
-    task: str,
-    group: Sequence[Cell],
-    table: pd.DataFrame,
-    runs: Path,
-    notes: Sequence[str],
-    replicas: str,
-) -> Iterator[tuple[Cell, str]]:
-    """Train the cells of one architecture; each with its fault, empty where it has its run folder now."""
-    with _faults() as unusable:  # such as a device that there is not
-        one_by_one = not group or bool(why_cells_one_by_one(cache, group, replicas))
-    if unusable:
-        yield from ((cell, unusable[0]) for cell in group)
-    elif one_by_one:
-        yield from _train_one_by_one(cache, task, group, table, runs, notes)
-    else:
-        yield from _train_together(cache, task, group, table, runs, notes)
+def _train_here(
+    work: Work, cells: Sequence[Cell], workers: int, failed: dict[str, str], tell: Callable[[Cell, str], None]
+) -> None:
+    """On this machine, by so many processes."""
+    in_groups = groups(cells, workers)
+    if workers > 1:
+        _train_side_by_side(work, in_groups, workers, failed, tell)
+    for may_wait in (False, True)[workers > 1 :]:  # at last what another `mgcli ablate` had claimed
+        for cell, fault in train_unclaimed(work, in_groups, failed, may_wait=may_wait):
+            tell(cell, fault)
 
 
-def _train_one_by_one(
-    cache: FeatureCache, task: str, group: Sequence[Cell], table: pd.DataFrame, runs: Path, notes: Sequence[str]
-) -> Iterator[tuple[Cell, str]]:
-    for cell in group:
-        with _faults() as fault:
-            prepared = _prepare(cache, task, cell, table, runs, notes)
-            finish_run(prepared, list(train_one_by_one(prepared.job(), progress=False)))
-        yield cell, "".join(fault)
-
-
-def _train_together(
-    cache: FeatureCache, task: str, group: Sequence[Cell], table: pd.DataFrame, runs: Path, notes: Sequence[str]
-) -> Iterator[tuple[Cell, str]]:
-    """The same in stacks: a cell is finished with its last seed."""
-    prepared: list[tuple[Cell, PreparedRun]] = []
-    for cell in group:
-        with _faults() as fault:
-            loaded = prepared[0][1].loaded if prepared else None  # one architecture reads the same tokens
-            prepared.append((cell, _prepare(cache, task, cell, table, runs, notes, loaded)))
-        if fault:
-            yield cell, fault[0]
-    trained: dict[int, list[Trained]] = {place: [] for place in range(len(prepared))}
-    with _faults() as broken:
-        for place, each in train_together([run.job() for _, run in prepared], progress=False) if prepared else ():
-            trained[place].append(each)
-            cell, run = prepared[place]
-            if len(trained[place]) == len(cell.seeds):
-                with _faults() as fault:
-                    finish_run(run, sorted(trained.pop(place), key=lambda each: cell.seeds.index(each.seed)))
-                yield cell, "".join(fault)
-    for place in trained:
-        yield prepared[place][0], "".join(broken)
-
-
-def _prepare(
-    cache: FeatureCache,
-    task: str,
-    cell: Cell,
-    table: pd.DataFrame,
-    runs: Path,
-    notes: Sequence[str],
-    loaded: LoadedClips | None = None,
-) -> PreparedRun:
-    return prepare_run(
-        cache,
-        task,
-        head=cell.head,
-        modalities=cell.modalities,
-        seeds=cell.seeds,
-        config=cell.config,
-        features=cell.features,
-        clips=table,
-        runs=runs,
-        name=cell.name,
-        notes=notes,
-        say=_nothing,
-        loaded=loaded,
-    )
-
-
-@contextmanager
-def _faults() -> Iterator[list[str]]:
-    """Collects what goes wrong in the block, which ends there; the other cells go on."""
-    found: list[str] = []
-    try:
-        yield found
-    except MgcliError as error:
-        found.append(str(error))
-    except Exception as error:  # a bug, perhaps in a user's own head
-        traceback.print_exc()
-        found.append(f"{type(error).__name__}: {error}")
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What every worker is told."""
-
-    cache: Path
-    task: str
-    groups: list[list[Cell]]
-    table: pd.DataFrame
-    runs: Path
-    notes: tuple[str, ...]
-    replicas: str
-
-
-def _train(work: _Work, bar: Progress, failed: dict[str, str], *, may_wait: bool) -> None:
-    """Train what nobody else has claimed, group after group, and note what fails."""
-    for cell, fault in _each(work, failed, may_wait):
-        failed.update({cell.name: fault} if fault else {})
-        bar.step(cell.label)
-
-
-def _each(work: _Work, failed: Mapping[str, str], may_wait: bool) -> Iterator[tuple[Cell, str]]:
-    cache = open_cache(work.cache)
-    for group in work.groups:
-        with ExitStack() as claims:
-            mine = [
-                cell
-                for cell in group
-                if cell.name not in failed
-                and not is_done(work.runs, cell)
-                and claims.enter_context(_claimed(work.runs, cell, may_wait))
-                and not is_done(work.runs, cell)  # finished by another between the look and the claim
-            ]
-            yield from train_group(cache, work.task, mine, work.table, work.runs, work.notes, work.replicas)
-
-
-def _train_side_by_side(work: _Work, processes: int, bar: Progress, failed: dict[str, str]) -> None:
+def _train_side_by_side(
+    work: Work,
+    in_groups: Sequence[Sequence[Cell]],
+    processes: int,
+    failed: dict[str, str],
+    tell: Callable[[Cell, str], None],
+) -> None:
     """The same by several processes; one that is killed costs its own cell."""
+    cells = {cell.name: cell for group in in_groups for cell in group}
     context = get_context("spawn")  # a fork of a process with running threads may hang
     results: SimpleQueue[tuple[str, str]] = context.SimpleQueue()
-    workers = [context.Process(target=_worker, args=(work, results), daemon=True) for _ in range(processes)]
+    workers = [context.Process(target=_worker, args=(work, in_groups, results), daemon=True) for _ in range(processes)]
 
     def look() -> None:
         while not results.empty():
             name, fault = results.get()
-            failed.update({name: fault} if fault else {})
-            bar.step()
+            tell(cells[name], fault)
 
     try:
         with shielded_children():
@@ -244,13 +137,14 @@ def _train_side_by_side(work: _Work, processes: int, bar: Progress, failed: dict
             if worker.is_alive():
                 worker.terminate()
     if any(worker.exitcode for worker in workers):
-        for cell in (cell for group in work.groups for cell in group if not is_done(work.runs, cell)):
-            failed.setdefault(cell.name, _KILLED)
+        for cell in cells.values():
+            if not is_done(work.runs, cell):
+                failed.setdefault(cell.name, _KILLED)
 
 
-def _worker(work: _Work, results: SimpleQueue[tuple[str, str]]) -> None:
+def _worker(work: Work, in_groups: Sequence[Sequence[Cell]], results: SimpleQueue[tuple[str, str]]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    for cell, fault in _each(work, {}, may_wait=False):
+    for cell, fault in train_unclaimed(work, in_groups, (), may_wait=False):
         results.put((cell.name, fault))
 
 
@@ -260,23 +154,6 @@ def _end_with_parent() -> None:
     if parent is not None:
         wait_for([parent.sentinel])
         os._exit(1)
-
-
-@contextmanager
-def _claimed(runs: Path, cell: Cell, may_wait: bool) -> Iterator[bool]:
-    """Whether this process alone may train the cell, until the block ends or the process does."""
-    path = runs / _CLAIMS / cell.name
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if may_wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-
-
-def _nothing(message: str) -> None:
-    """Warnings stand in the table, once for all runs."""
 
 
 def report_failures(outcome: Outcome) -> None:

@@ -17,6 +17,7 @@ from mgcli.cache.console import (
     ClipsOption,
     JsonOption,
     ProtocolOption,
+    check_engine,
     key_values,
     open_project_cache,
     print_result,
@@ -76,6 +77,9 @@ def ablate(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be trained, and how.")] = False,
     processes: ProcessesOption = None,
     replicas: ReplicasOption = "auto",
+    engine: Annotated[
+        str | None, typer.Option(help="ray: share the runs among the machines of a Ray cluster that is running.")
+    ] = None,
     allow_unseen_classes: AllowUnseenOption = False,
     allow_leakage: AllowLeakageOption = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the tables; default: in the runs folder.")] = None,
@@ -88,9 +92,11 @@ def ablate(
     """Train a grid of modalities, heads, options, seeds and folds; resumes; tables as CSV, Markdown and LaTeX."""
     from mgcli.fuse.ablate import raise_if_stopped, report_failures, train_cells
     from mgcli.fuse.ablate_table import ablation_table
+    from mgcli.fuse.engine_ray import plan_on_cluster
     from mgcli.fuse.grid import check_cells, make_grid, plan_cells, read_grid, settings_of
     from mgcli.fuse.plan import grid_name, make_plan
 
+    check_engine(engine)
     project, opened, table = _opened(cache, runs, clips, protocol)
     content = read_grid(grid) if grid else {}
     flags = {"head": head, "modalities": modalities, "seeds": seeds, "folds": folds}
@@ -110,10 +116,20 @@ def ablate(
     cells = plan_cells(opened, task, make_grid(content), table, named, base, note)
     check_cells(opened, task, cells, table)
     if dry_run:
-        plan = make_plan(opened, cells, project.runs, processes, replicas)
+        plan = (plan_on_cluster if engine else make_plan)(opened, cells, project.runs, processes, replicas)
         print_result(plan.to_json(), plan.text(), as_json)
         return
-    outcome = train_cells(opened, task, cells, table, project.runs, notes=notes, processes=processes, replicas=replicas)
+    outcome = train_cells(
+        opened,
+        task,
+        cells,
+        table,
+        project.runs,
+        notes=notes,
+        processes=processes,
+        replicas=replicas,
+        engine=engine,
+    )
     report_failures(outcome)
     if outcome.done:
         made = ablation_table(task, cells, outcome.done, project.runs)

@@ -248,7 +248,7 @@ def check_cells(
 
 
 def groups(cells: Sequence[Cell], workers: int = 1) -> list[list[Cell]]:
-    """The cells in groups, each of one architecture and trained by one call of `train_group`.
+    """The cells in groups, each of one architecture and claimed and trained at once.
 
     Several workers cut the cells of an architecture among themselves.
     """

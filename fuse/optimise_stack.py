@@ -53,9 +53,10 @@ class StackOptimizer:
         rate = self._column(self.learning_rates())
         self._steps += 1
         clip = self._column([config.grad_clip for config in self._configs])
-        gradient = gradient * (clip / (gradient.norm(dim=1, keepdim=True) + 1e-6)).clamp_max(1.0)
+        norm = gradient.square().sum(dim=1, keepdim=True).sqrt()  # Tensor.norm loses 4 digits in a row of a million
+        gradient = gradient * (clip / (norm + 1e-6)).clamp_max(1.0)
         decay = self._column([config.weight_decay for config in self._configs])
-        weights *= 1 - rate * decay * (self._matrices & read)
+        weights -= rate * decay * (self._matrices & read) * weights  # 1 - rate * decay would round alike every time
         self._mean.lerp_(gradient, 1 - _BETA1)
         self._square.mul_(_BETA2).addcmul_(gradient, gradient, value=1 - _BETA2)
         spread = self._square.sqrt() / (1 - _BETA2**self._steps) ** 0.5 + _EPSILON

@@ -2,8 +2,13 @@
 
 Each replica has its own seed, initial weights, order of the clips, rows to learn from and settings; every number that
 chance decides comes from its own generator, in the order in which `fit_head` draws it. What replicas share is the
-architecture, the clips, the batch size and the number of training clips. The results are those of `fit_head` but for
-rounding: sums are added in another order.
+architecture, the clips, the batch size and the number of training clips.
+
+A stack computes what `fit_head` computes: in double precision the logits agreed to 4e-15 after a whole training (mixup
+0.5). In float32 it rounds otherwise, and training amplifies that. After whole trainings on 100 clips the logits were
+1e-4, 1.5e-4 and 6.5e-4 of the largest apart (mixup, the defaults, balanced sampling), but 2.2e-3 with a learning rate
+of 0.003 and ema: there a change of 6e-8 of a single head's first weights moves them by 2e-3 in double precision too.
+All predictions were the same.
 
 # Shapes: R replicas, n training clips, B batch, N tokens, K classes.
 """

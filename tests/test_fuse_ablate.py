@@ -204,6 +204,11 @@ def test_several_processes_give_what_one_gives(cache: FeatureCache, tmp_path: Pa
     pd.testing.assert_frame_equal(*tables)
 
 
+def test_an_engine_that_there_is_not_is_refused(cache: FeatureCache, tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match="unknown engine 'rya'; known: ray"):
+        train(cache, plan(cache, head="constant"), tmp_path / "runs", engine="rya")
+
+
 # Tables
 
 
