@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from planted import planted_cache
 from samples import FORMATS
 
 from mgcli.cache import FeatureCache, open_cache
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # tests that a shell runs in the background would ignore Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

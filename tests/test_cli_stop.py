@@ -29,7 +29,6 @@ def stopped(words: tuple[str, ...], cwd: Path, started: Callable[[], bool]) -> s
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     until = time.monotonic() + 120
     while process.poll() is None and not started() and time.monotonic() < until:
@@ -115,7 +114,6 @@ def test_a_pool_of_workers_ends_at_once_and_silently(tmp_path: Path, after_s: fl
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "asleep\n"
@@ -158,7 +156,6 @@ def test_an_interrupt_is_heard_after_what_would_swallow_it(make: str) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "asleep\n"

@@ -67,7 +67,6 @@ def start_run(folder: Path, log: Path, delay_s: float) -> subprocess.Popen[bytes
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
 
 

@@ -118,7 +118,6 @@ def test_a_stopped_run_leaves_no_decoder_behind(stop: signal.Signals, tmp_path: 
         [sys.executable, "-c", RUNNER, str(tmp_path)],
         env=environment,
         stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     until(lambda: len(child_ids(process.pid)) == 2)
     decoders = child_ids(process.pid)
