@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,7 @@ def look_at_clip(cache: FeatureCache | None, clip: Mapping[str, Any], answer: An
     joints = next((str(spec.transform["joints"]) for spec in specs if "joints" in spec.transform), None)
     view = view_clip(clip, joints=joints, detector=None if clip["face"] else _detector(traces))
     facts = {
-        "video": str(clip["video"]) or "none",
+        "video": Path(clip["video"]).name or "none",  # no more of it: a page is passed on
         "interval": f"{view.start_s:.2f} to {view.end_s:.2f} s ({view.end_s - view.start_s:.2f} s)",
         **{label: str(clip[column]) for column, label in _LABELS.items() if clip[column]},
     }
