@@ -5,10 +5,10 @@ chance decides comes from its own generator, in the order in which `fit_head` dr
 architecture, the clips, the batch size and the number of training clips.
 
 A stack computes what `fit_head` computes: in double precision the logits agreed to 4e-15 after a whole training (mixup
-0.5). In float32 it rounds otherwise, and training amplifies that: with a learning rate of 0.003 and ema a change of 6e-8
-of a single head's first weights moves its logits by 2e-3 of the largest in double precision too. Of 16 whole trainings
-on 100 clips, each took as many epochs as alone and 99.94 % of the predictions were the same; the logits of most were
-within 1e-3 or a few times that, those of one 0.5 apart. Whether that one is rounding too was not found out yet.
+0.5). In float32 it rounds otherwise, and training amplifies that: with a learning rate of 0.003 and ema, a change of
+6e-8 of a single head's first weights moves its logits by 2e-3 of the largest in double precision too. Of 16 whole
+trainings on 100 clips each took as many epochs as alone, and 99.94 % of the predictions were the same; the logits of 13
+were within 1e-3 of the largest, those of two within 4e-3, those of one 0.5 apart, for reasons not known yet.
 
 # Shapes: R replicas, n training clips, B batch, N tokens, K classes.
 """

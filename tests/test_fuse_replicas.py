@@ -122,7 +122,7 @@ def check_equal(alone: Sequence[Replica], together: Sequence[Replica], clips: Cl
             expected, found = (r.head.eval()(batch.tokens, batch.mask, batch.time).logits for r in (one, other))
         errors.append(float((found - expected).abs().max() / expected.abs().max()))
         same.append(float((found.argmax(dim=1) == expected.argmax(dim=1)).float().mean()))
-    print(f"largest error {max(errors):.2g}, same predictions {sum(same) / len(same):.4%}")  # shown by pytest -s
+    print(", ".join(f"{error:.2g}" for error in errors), f"same {sum(same) / len(same):.4%}")  # shown by pytest -s
     assert max(errors) < 1e-3
     assert sum(same) / len(same) >= 0.999
 
