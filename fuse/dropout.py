@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 
@@ -38,7 +40,8 @@ class Dropout(nn.Module):
         if not self.training or not self.active:
             return x
         key = self.key if self.key is not None else torch.randint(_KEYS, (), device=x.device)
-        return x * (_hash(key + (self.number << 48), x.shape, x.device) >= self.threshold) * self.gain
+        kept = _hash(key + (self.number << 48), x.shape, x.device) >= self.threshold
+        return x * (kept * self.gain)
 
 
 def drop_by_key(module: nn.Module) -> Tensor:
@@ -63,12 +66,23 @@ _LAST = 0x7FEB352D
 
 def _hash(key: Tensor, shape: torch.Size, device: torch.device) -> Tensor:
     """int32 of this shape, evenly spread over all of them; a place's number does not depend on the shape."""
-    place = torch.zeros((), dtype=torch.int64, device=device)
-    for size in shape[:-1]:
-        place = place[..., None] * 65537 + torch.arange(size, device=device)  # (B,), (B, N)
-    row = (place + key) * _PLACE
+    row = _places(shape[:-1], device) + key * _PLACE
     row = (row ^ (row >> 32)) * _ROW
     row = (row >> 32).to(torch.int32) | 1
-    column = torch.arange(1, shape[-1] + 1, dtype=torch.int32, device=device) * _COLUMN | 1
-    x = row[..., None] * column
+    x = row[..., None] * _columns(shape[-1], device)
     return (x ^ (x >> 15)) * _LAST
+
+
+@lru_cache(maxsize=256)
+def _places(shape: torch.Size, device: torch.device) -> Tensor:
+    """int64 of this shape, (B,) or (B, N): a number for each, its share in the hash."""
+    place = torch.zeros((), dtype=torch.int64, device=device)
+    for size in shape:
+        place = place[..., None] * 65537 + torch.arange(size, device=device)
+    return place * _PLACE
+
+
+@lru_cache(maxsize=256)
+def _columns(width: int, device: torch.device) -> Tensor:
+    """(width,) odd int32."""
+    return torch.arange(1, width + 1, dtype=torch.int32, device=device) * _COLUMN | 1

@@ -49,7 +49,7 @@ class Standardise(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, D) of any float type -> (B, N, D) float32."""
-        return ((tokens.float() - self.mean) * self.scale).clamp(-self.limit, self.limit)
+        return (tokens.float() - self.mean).mul_(self.scale).clamp_(-self.limit, self.limit)
 
 
 class TokenInput(nn.Module):
