@@ -23,7 +23,7 @@ from mgcli.fuse.selection import clip_list_hash, have_tokens
 from mgcli.fuse.settings import TrainConfig, make_config
 from mgcli.fuse.train import train_head
 
-ROUNDING = 1e-3  # of a probability: replicas add their sums in another order than one head does alone
+ROUNDING = 1e-3  # of a probability: on a GPU, a stack of another size adds its sums in another order
 ROUNDING_SHARE = 1e-3  # of the predictions, which may fall the other way where two classes are as probable
 
 
@@ -37,7 +37,7 @@ class Reproduction:
     probability: float  # largest difference of any predicted probability
     turned: float  # share of the predictions that differ
     same_scores: bool
-    replicas: int  # trainings that it was done together with then, itself included; alone now
+    replicas: int  # trainings that were done together then, its own included; now its own only
 
     @property
     def same_bits(self) -> bool:
@@ -74,7 +74,9 @@ class Reproduction:
             differing = [seed for seed, value in self.states.items() if value]
             scores = "the scores are the same" if self.same_scores else "the scores differ"
             if self.within_rounding:
-                scores += f", within rounding: {self.replicas} trainings were done together then, each alone now"
+                scores += (
+                    f", within rounding: {self.replicas} trainings were done together then, {len(self.states)} now"
+                )
             verdict = (
                 f"{self.run.name}: {scores}; the weights of seed {', '.join(map(str, differing))} differ by up to "
                 f"{max(self.states.values()):.3g}, predicted probabilities by up to {self.probability:.3g}"
@@ -115,7 +117,7 @@ def reproduce_run(
             features={name: each["fingerprint"] for name, each in config["features"].items()},
             clips=table,
             runs=folder,
-            replicas="off",
+            replicas="on" if config.get("replicas", 1) > 1 else "off",  # a stack rounds otherwise than a head alone
             progress=progress,
             say=_nothing,
         )

@@ -85,7 +85,7 @@ def why_one_by_one(
     check_replicas(replicas)
     if replicas == "off":
         return "replicas are off"
-    if num_trainings < 2:
+    if replicas == "auto" and num_trainings < 2:
         return "there is one"
     if replicas == "auto" and training_device(config.device).type == "cpu":
         return "on a CPU that is faster"

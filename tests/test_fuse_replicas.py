@@ -14,7 +14,7 @@ from planted import planted_cache
 from torch import Tensor, nn
 
 from mgcli.cache import FeatureCache
-from mgcli.fuse import HEADS, HeadOutput, Run, TrainConfig, TrainError, create_head, make_config, train_head
+from mgcli.fuse import HEADS, HeadOutput, Run, TrainConfig, TrainError, create_head, make_config
 from mgcli.fuse.ablate import train_cells
 from mgcli.fuse.data import ClipTensors, ModalityTokens, token_statistics
 from mgcli.fuse.grid import make_grid, plan_cells
@@ -297,13 +297,32 @@ def test_one_cell_that_diverges_fails_alone(cache: FeatureCache, tmp_path: Path)
     assert why.startswith("seed 0: the loss is not a finite number from step")
 
 
-def test_a_run_of_replicas_is_reproduced_alone(cache: FeatureCache, tmp_path: Path) -> None:
-    config = make_config({"epochs": 2, "min_steps": 1, "width": 8, "num_heads": 2, "rank": 4})
-    run = train_head(cache, "gesture", seeds=3, config=config, runs=tmp_path, replicas="on", progress=False)
-    assert run.config["replicas"] == 3
+def test_a_run_of_replicas_is_reproduced_in_a_stack_of_its_own(cache: FeatureCache, tmp_path: Path) -> None:
+    grid = make_grid(GRID | {"head": ["concat"], "seeds": 1})
+    cells = plan_cells(cache, "gesture", grid, cache.read_clips())
+    train_cells(cache, "gesture", cells, cache.read_clips(), tmp_path, processes=1, replicas="on")
+    run = Run.load(tmp_path / cells[0].name)
+    assert run.config["replicas"] == len(cells) == 4
     report = reproduce_run(run, cache, progress=False)
     assert report.ok
     assert report.within_rounding
-    assert report.same_bits or "3 trainings were done together then, each alone now" in report.text()
+    assert report.same_bits or "4 trainings were done together then, 1 now" in report.text()
     spoilt = replace(report, probability=0.5, same_scores=False, states={0: 1.0})
     assert not spoilt.ok
+    assert "4 trainings" not in spoilt.text()
+
+
+def test_a_training_in_a_stack_hangs_on_no_other(cache: FeatureCache, tmp_path: Path) -> None:
+    """On a CPU to the bit, or nearly: a matrix product of a stack is one of each replica, whatever stands beside it."""
+    clips = make_clips(DIMS, 100, views=2)
+    train, val = torch.arange(40), torch.arange(40, 100)
+    settings = TINY | {"epochs": 4, "min_steps": 1}
+    one, three, six = (
+        make_replicas("cross_modal_token_fusion", clips, OPTIONS[:size], train, val, **settings) for size in (1, 3, 6)
+    )
+    for stack in (one, three, six):
+        fit_together(stack, clips)
+    for stack in (one, three):
+        for own, other in zip(stack, six, strict=False):
+            for name, value in own.head.state_dict().items():
+                torch.testing.assert_close(other.head.state_dict()[name], value, atol=1e-6, rtol=1e-6)
