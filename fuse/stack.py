@@ -99,7 +99,7 @@ class HeadStack:
             (R,) losses, (R, B, K) logits, the (R, P) gradient of each loss, and (P,) bool: which parameters the
             loss depends on at all.
         """
-        self._head.train()
+        self._set_training(True)
         weights = self.parameters(self.weights)
         leaves = {name: each.detach().requires_grad_(name not in self._frozen) for name, each in weights.items()}
         buffers = self._buffers | dict.fromkeys(self._keys, keys)
@@ -113,6 +113,10 @@ class HeadStack:
         learning = [name for name in leaves if name not in self._frozen]
         found = torch.autograd.grad(losses.sum(), [leaves[name] for name in learning], allow_unused=True)
         return losses.detach(), logits.detach(), *self._joined(dict(zip(learning, found, strict=True)))
+
+    def _set_training(self, training: bool) -> None:
+        if self._head.training != training:  # going through all layers takes a millisecond
+            self._head.train(training)
 
     def _joined(self, found: Mapping[str, Tensor | None]) -> tuple[Tensor, Tensor]:
         """The (R, P) gradient from that of each parameter, in one operation, and (P,) bool: which have one."""
@@ -136,7 +140,7 @@ class HeadStack:
     @torch.no_grad()
     def logits(self, batch: Batch, weights: Tensor) -> Tensor:
         """(R, B, K) of a batch with a leading axis R, by heads with these (R, P) weights, as they are used later."""
-        self._head.eval()
+        self._set_training(False)
 
         def one(numbers: Numbers, inputs: Sequence[Numbers]) -> Tensor:
             return functional_call(self._head, numbers, tuple(inputs), tie_weights=False).logits
