@@ -227,17 +227,22 @@ def report(
     clip: Annotated[
         list[str] | None, typer.Option(help="A clip to show so, by its id; repeat. Without it, the surest answers.")
     ] = None,
+    token_map: Annotated[
+        str, typer.Option("--map", help="Of the token space: pca, or umap (pip install 'mgcli[umap]').")
+    ] = "pca",
+    seed: Annotated[int, typer.Option(min=0, help="Of what UMAP draws; the same seed, the same map.")] = 0,
     cache: CacheOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write one HTML page of some runs: data, scores, figures and clips to look at; it opens without a network."""
     from mgcli.cache import expect_page_place
-    from mgcli.fuse import Run, write_report
+    from mgcli.fuse import MapConfig, Run, expect_map, write_report
 
     expect_page_place(out)
+    expect_map(drawn := MapConfig(kind=token_map, seed=seed))
     opened, loaded = _cache_or_why_not(cache), [Run.load(run) for run in runs]
     viewer = viewer_sections(loaded, opened, number=num_clips, clip_ids=clip or [])
-    written = write_report(loaded, out, cache=opened, viewer=viewer, say=say)
+    written = write_report(loaded, out, cache=opened, viewer=viewer, token_map=drawn, say=say)
     print_result(written.to_json(), written.summary(), as_json)
 
 
