@@ -45,8 +45,8 @@ class MapConfig:
             return "laid on the two directions in which the clips differ most (principal components)"
         return (
             f"laid out by UMAP ({NEIGHBOURS} neighbours, seed {self.seed}), which keeps clips near that are near in "
-            "the token space. Which clips lie together can be read from it; how far groups are from each other, how large "
-            "they are, and the axes mean little"
+            "the token space. Which clips lie together can be read from it; how far groups are from each other, how "
+            "large they are, and the axes mean little"
         )
 
 

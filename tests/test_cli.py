@@ -19,7 +19,7 @@ from samples import make_table, make_tokens
 from tiny_media import make_video
 
 from mgcli.cache import load_project
-from mgcli.cli import app
+from mgcli.cli import ORDER, app
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -65,6 +65,13 @@ def test_the_readme_lists_every_command_and_no_other() -> None:
     rows = re.findall(r"^\| `(mgcli [a-z -]+)", README, flags=re.MULTILINE)
     listed = {re.sub(r"( --?[a-z]+| [A-Z]+).*", "", row).strip() for row in rows}
     assert listed == set(COMMANDS)
+
+
+def test_the_commands_stand_in_the_order_of_their_use(tmp_path: Path) -> None:
+    shown = mgcli("--help", cwd=tmp_path).stdout.partition("Commands:\n")[2]
+    in_help = re.findall(r"^  ([a-z-]+) ", shown, flags=re.MULTILINE)
+    in_readme = dict.fromkeys(re.findall(r"^\| `mgcli ([a-z-]+)", README, flags=re.MULTILINE))
+    assert in_help == list(ORDER) == list(in_readme)
 
 
 def test_every_option_in_the_readme_exists() -> None:
