@@ -32,6 +32,7 @@ with LeaveOnInterrupt():
         say,
         stops_with,
     )
+    from mgcli.cache.interrupt import hear_interrupts
     from mgcli.extract.commands import app as extract_app
     from mgcli.extract.commands import cache_app as extract_cache_app
     from mgcli.extract.commands_bench import bench_app as extract_bench_app
@@ -82,8 +83,6 @@ _DEMO_FOLDERS: dict[str, Any] = {
 def main() -> None:
     """Entry point: a user's mistake prints its message and exits 1, Ctrl-C exits 130; a bug keeps its traceback."""
     try:
-        from mgcli.cache.interrupt import hear_interrupts
-
         hear_interrupts()
         sys.path.append(str(Path.cwd()))  # where a user's own package.module:Class may lie
         app()
