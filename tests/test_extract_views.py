@@ -155,8 +155,15 @@ def test_joints_of_no_known_layout_are_turned_but_not_mirrored() -> None:
     view = ClipView.draw("a", 1, ViewConfig())
     joints = some_joints("imigue22")
     assert replace(view, mirrored=False).change_joints(joints, None).shape == joints.shape
-    with pytest.raises(SkeletonError, match=r"does not say which joints are left and right.*--no-view-flip"):
-        replace(view, mirrored=True).change_joints(joints, None)
+    mirrored = replace(view, mirrored=True)
+    with pytest.raises(
+        SkeletonError, match=r"which of its 22 joints .*\(--option joints=imigue22\), or .*no-view-flip"
+    ):
+        mirrored.change_joints(joints, None)
+    with pytest.raises(SkeletonError, match=r"--option joints=openpose25 or joints=ntu25"):
+        mirrored.change_joints(some_joints("ntu25"), None)
+    with pytest.raises(SkeletonError, match=r"cannot be mirrored; make views that are not: --no-view-flip"):
+        mirrored.change_joints(joints[:, :7], None)
 
 
 def some_joints(name: str, num_people: int | None = None) -> np.ndarray:
