@@ -445,4 +445,4 @@ def test_explain_says_which_views_are_there_and_why_others_are_not(media: Path, 
 def test_info_counts_clips_and_views_apart(whole: FeatureCache) -> None:
     for each in whole.info()["feature_sets"]:
         assert (each["clips"], each["views"], each["view_entries"]) == (6, 2, 4)
-    assert whole.feature_set("video").describe().endswith("6 clips, 4 augmented views of them")
+    assert whole.feature_set("video").describe().endswith("6 clips and 4 augmented views")
