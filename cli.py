@@ -2,42 +2,45 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-import time
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from mgcli.cache.startup import EXIT_STOPPED, NOTHING_LEFT, LeaveOnInterrupt, say_stopped
 
-import typer
+with LeaveOnInterrupt():
+    import sys
+    import time
+    from collections.abc import Sequence
+    from dataclasses import replace
+    from pathlib import Path
+    from typing import TYPE_CHECKING, Annotated, Any
 
-from mgcli.cache.commands import app as cache_app
-from mgcli.cache.commands import bench_app as cache_bench_app
-from mgcli.cache.console import (
-    EXIT_FAULT,
-    EXIT_SOME_FAILED,
-    EXIT_STOPPED,
-    CacheOption,
-    ClipsOption,
-    FormatOption,
-    JsonOption,
-    ProtocolOption,
-    make_project_cache,
-    open_project_cache,
-    print_result,
-    project_with,
-    say,
-    stops_with,
-)
-from mgcli.extract.commands import app as extract_app
-from mgcli.extract.commands import cache_app as extract_cache_app
-from mgcli.extract.commands_bench import bench_app as extract_bench_app
-from mgcli.extract.commands_catalogue import app as catalogue_app
-from mgcli.extract.commands_data import app as data_app
-from mgcli.fuse.commands import app as fuse_app
-from mgcli.fuse.commands_bench import bench_app as fuse_bench_app
-from mgcli.fuse.commands_search import app as fuse_search_app
+    import typer
+    from typer.core import TyperGroup
+
+    from mgcli.cache.commands import app as cache_app
+    from mgcli.cache.commands import bench_app as cache_bench_app
+    from mgcli.cache.console import (
+        EXIT_FAULT,
+        EXIT_SOME_FAILED,
+        CacheOption,
+        ClipsOption,
+        FormatOption,
+        JsonOption,
+        ProtocolOption,
+        make_project_cache,
+        open_project_cache,
+        print_result,
+        project_with,
+        say,
+        stops_with,
+    )
+    from mgcli.cache.interrupt import hear_interrupts
+    from mgcli.extract.commands import app as extract_app
+    from mgcli.extract.commands import cache_app as extract_cache_app
+    from mgcli.extract.commands_bench import bench_app as extract_bench_app
+    from mgcli.extract.commands_catalogue import app as catalogue_app
+    from mgcli.extract.commands_data import app as data_app
+    from mgcli.fuse.commands import app as fuse_app
+    from mgcli.fuse.commands_bench import bench_app as fuse_bench_app
+    from mgcli.fuse.commands_search import app as fuse_search_app
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,8 +49,23 @@ if TYPE_CHECKING:
     from mgcli.extract import ViewedClip
     from mgcli.fuse import Run
 
+ORDER = (  # of the commands in the help, as they are needed one after the other
+    *("demo", "doctor", "init", "data", "extract", "backbone-train", "cache", "fuse-train", "ablate", "tune"),
+    *("ensemble", "evaluate", "predict", "report", "view", "submit", "reproduce"),
+    *("backbones", "weights", "heads", "datasets", "bench"),
+)
+
+
+class _Story(TyperGroup):
+    """The commands in the order of ORDER, whichever room they come from."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(self.commands, key=ORDER.index)
+
+
 app = typer.Typer(
     name="mgcli",
+    cls=_Story,
     help="Frozen backbones once, fusion heads in seconds: micro-gestures and emotion from video.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -65,33 +83,26 @@ _DEMO_FOLDERS: dict[str, Any] = {
 def main() -> None:
     """Entry point: a user's mistake prints its message and exits 1, Ctrl-C exits 130; a bug keeps its traceback."""
     try:
-        from mgcli.cache.interrupt import hear_interrupts
-
         hear_interrupts()
         sys.path.append(str(Path.cwd()))  # where a user's own package.module:Class may lie
         app()
     except SystemExit as end:
         if end.code == EXIT_STOPPED:  # typer's, for Ctrl-C
-            _say_stopped("nothing half-written is left; run the same command again")
+            say_stopped(NOTHING_LEFT)
         raise
     except KeyboardInterrupt:  # before or after the command itself
-        _say_stopped("nothing half-written is left; run the same command again")
+        say_stopped(NOTHING_LEFT)
         raise SystemExit(EXIT_STOPPED) from None
     except Exception as error:
         from mgcli.cache import MgcliError, StoppedError  # only now: --help stays light
 
         if isinstance(error, StoppedError):
-            _say_stopped(str(error))
+            say_stopped(str(error))
             raise SystemExit(EXIT_STOPPED) from None
         if not isinstance(error, MgcliError):
             raise
         print(f"mgcli: {error}", file=sys.stderr)
         raise SystemExit(EXIT_FAULT) from None
-
-
-def _say_stopped(what_is_safe: str) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C once more: the end, without a traceback
-    print(f"mgcli: stopped; {what_is_safe}", file=sys.stderr)
 
 
 def _print_version(wanted: bool) -> None:
@@ -227,17 +238,22 @@ def report(
     clip: Annotated[
         list[str] | None, typer.Option(help="A clip to show so, by its id; repeat. Without it, the surest answers.")
     ] = None,
+    token_map: Annotated[
+        str, typer.Option("--map", help="Of the token space: pca, or umap (pip install 'mgcli[umap]').")
+    ] = "pca",
+    seed: Annotated[int, typer.Option(min=0, help="Of what UMAP draws; the same seed, the same map.")] = 0,
     cache: CacheOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write one HTML page of some runs: data, scores, figures and clips to look at; it opens without a network."""
     from mgcli.cache import expect_page_place
-    from mgcli.fuse import Run, write_report
+    from mgcli.fuse import MapConfig, Run, expect_map, write_report
 
     expect_page_place(out)
+    expect_map(drawn := MapConfig(kind=token_map, seed=seed))
     opened, loaded = _cache_or_why_not(cache), [Run.load(run) for run in runs]
     viewer = viewer_sections(loaded, opened, number=num_clips, clip_ids=clip or [])
-    written = write_report(loaded, out, cache=opened, viewer=viewer, say=say)
+    written = write_report(loaded, out, cache=opened, viewer=viewer, token_map=drawn, say=say)
     print_result(written.to_json(), written.summary(), as_json)
 
 

@@ -20,6 +20,7 @@ from mgcli.cache.console import (
     say,
     stops_with,
 )
+from mgcli.cache.entry_count import EntryCount
 
 app = typer.Typer(help="Look after the feature cache.", no_args_is_help=True)
 bench_app = typer.Typer()
@@ -221,9 +222,10 @@ def _info_text(content: dict[str, Any]) -> str:
     """`cache info` for people."""
     lines = [f"{content['path']} (format version {content['format_version']})"]
     for each in content["feature_sets"]:
-        views = f" and {each['view_entries']} augmented views (1 to {each['views']})" if each["views"] else ""
+        count = EntryCount(each["clips"], each["entries"], each["view_entries"])
+        views = f" (1 to {each['views']})" if each["views"] else ""
         lines.append(
-            f"  {each['modality']:<8} {each['backbone']} {each['fingerprint']}: {each['clips']} clips{views}, "
+            f"  {each['modality']:<8} {each['backbone']} {each['fingerprint']}: {count}{views}, "
             f"{each['tokens']} tokens of {each['dim']} {each['dtype']} ({each['layout']}), "
             f"{each['bytes'] / 1e6:.1f} MB in {each['parts']} {each['format']} part(s), weights {each['weights']}"
         )

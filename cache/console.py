@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 EXIT_FAULT = 1  # a user's mistake or a data fault
 EXIT_SOME_FAILED = 3  # finished, but some clips failed
-EXIT_STOPPED = 130  # by Ctrl-C
 
 
 _P = ParamSpec("_P")

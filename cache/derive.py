@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mgcli.cache.entry_count import EntryCount
 from mgcli.cache.errors import CacheError
 from mgcli.cache.feature_set import FeatureSet
 from mgcli.cache.part import from_stored
@@ -34,14 +35,14 @@ class DeriveReport:
 
     feature_set: str
     derived_from: str
-    done: int
-    skipped: int  # already there
+    done: EntryCount
+    skipped: EntryCount  # already there
     exact: bool  # the very tokens that stage one would write, in its own feature set
     left_out: list[str]  # companions that are no floats
 
     def summary(self) -> str:
         """The report for people."""
-        lines = [f"{self.feature_set}: {self.done} clip(s) derived, {self.skipped} already there"]
+        lines = [f"{self.feature_set}: {self.done} derived, {self.skipped} already there"]
         if self.exact:
             lines.append("  these are the tokens that extraction gives, in the same feature set")
         else:
@@ -81,8 +82,9 @@ def derive_layout(
     exact = grid.selects(tokens)
     target = cache.create_feature_set(_derived_spec(features.spec, tokens, grid, exact), _provenance(features))
     missing = {key for key in lengths if not target.has(key[0], f"{key[1]:016x}", key[2])}
+    done, skipped = (EntryCount.of((key[0], key[2]) for key in keys) for keys in (missing, lengths.keys() - missing))
     left_out: set[str] = set()
-    with target.writer() as writer, Progress("derive", len(missing), unit="clip", shown=progress) as bar:
+    with target.writer() as writer, Progress("derive", done.entries, unit=done.unit, shown=progress) as bar:
         for entry in read_entries(features, missing):
             aux = {name: array for name, array in entry.aux.items() if exact or array.dtype.kind == "f"}
             left_out |= set(entry.aux) - set(aux)
@@ -101,8 +103,8 @@ def derive_layout(
     return DeriveReport(
         feature_set=target.name,
         derived_from=features.name,
-        done=len(missing),
-        skipped=len(lengths) - len(missing),
+        done=done,
+        skipped=skipped,
         exact=exact,
         left_out=sorted(left_out),
     )

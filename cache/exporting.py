@@ -6,7 +6,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from mgcli.cache.durable import TEMPORARY_PREFIX, committed_file, sync, writing
+from mgcli.cache.entry_count import EntryCount
 from mgcli.cache.errors import CacheError
 from mgcli.cache.exchange import FORMS, Export, named_function
 from mgcli.cache.exchange_folder import INDEX_FILE
@@ -36,16 +37,14 @@ class ExportReport:
     feature_set: str
     path: str
     form: str
-    clips: int
+    count: EntryCount
     tokens: int
     bytes: int
     absent: list[str]  # clips of the table that the feature set does not hold
 
     def summary(self) -> str:
         """The report for people."""
-        text = (
-            f"{self.path}: {self.clips} clip(s), {self.tokens} tokens of {self.feature_set}, {self.bytes / 1e6:.1f} MB"
-        )
+        text = f"{self.path}: {self.count}, {self.tokens} tokens of {self.feature_set}, {self.bytes / 1e6:.1f} MB"
         if self.absent:
             more = " ..." if len(self.absent) > 5 else ""
             text += f"\n  {len(self.absent)} of the clip table have no tokens: {'; '.join(self.absent[:5])}{more}"
@@ -53,7 +52,8 @@ class ExportReport:
 
     def to_json(self) -> dict[str, Any]:
         """The report as a JSON object."""
-        return asdict(self)
+        plain = {name: value for name, value in vars(self).items() if name != "count"}
+        return plain | self.count.to_json()
 
 
 def export_features(
@@ -94,7 +94,8 @@ def export_features(
     else:
         keys, absent = _one_entry_a_clip(cache, features, lengths, table, view)
     lengths = {key: lengths[key] for key in lengths if key in keys}
-    with Progress("export", len(keys), unit="clip", shown=progress) as bar:
+    count = EntryCount.of((key[0], key[2]) for key in keys)
+    with Progress("export", count.entries, unit=count.unit, shown=progress) as bar:
         export = Export(features.spec, lengths, partial(_counted_entries, features, keys, bar))
         if form == "share":
             tables = tables_to_share(cache, None if table is None else {key[0] for key in keys})
@@ -106,7 +107,7 @@ def export_features(
         feature_set=features.name,
         path=str(out),
         form=form,
-        clips=len(keys),
+        count=count,
         tokens=sum(lengths.values()),
         bytes=sum(file.stat().st_size for file in files),
         absent=absent,

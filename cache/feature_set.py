@@ -14,6 +14,7 @@ import pandas as pd
 
 from mgcli.cache.durable import read_json, reading, write_json, writing
 from mgcli.cache.entries import MISSING, EntryIndex, read_index, write_index
+from mgcli.cache.entry_count import EntryCount
 from mgcli.cache.errors import CacheError
 from mgcli.cache.failures import Failure, read_failures, write_failures
 from mgcli.cache.part import STORED_NUMPY_DTYPES, Part, open_part, part_class
@@ -72,9 +73,7 @@ class FeatureSet:
     def describe(self) -> str:
         """One line for people: backbone, layout, weights, clips, views."""
         spec = self.spec
-        num_clips, views = self._clips_and_views()
-        augmented = f", {len(views)} augmented views of them" if len(views) else ""
-        return f"{spec.backbone}, {spec.tokens} tokens, weights {spec.weights}, {num_clips} clips{augmented}"
+        return f"{spec.backbone}, {spec.tokens} tokens, weights {spec.weights}, {self.count()}"
 
     def parts(self) -> list[Part]:
         """The committed parts, in name order.
@@ -99,6 +98,12 @@ class FeatureSet:
         else:
             opened = [self._parts.get(path.name) or open_part(path) for path in paths]
         return {part.name: part for part in opened if part is not None}
+
+    def count(self) -> EntryCount:
+        """How many entries and clips it holds."""
+        index = self.reader.index
+        rows = index.winners
+        return EntryCount.of(zip(index.clip_ids(rows), index.entries["view"][rows].tolist(), strict=True))
 
     def refresh(self) -> None:
         """See parts that were committed, or removed, since the last look."""
@@ -243,7 +248,7 @@ class FeatureSet:
         parts = self.parts()
         spec = self.spec
         index = self.reader.index
-        num_clips, views = self._clips_and_views()
+        count = self.count()
         return {
             "modality": spec.modality,
             "backbone": spec.backbone,
@@ -251,9 +256,10 @@ class FeatureSet:
             "weights": spec.weights,
             "layout": spec.tokens,
             "format": "+".join(sorted({part.format for part in parts})) or self.format,
-            "clips": num_clips,
-            "views": int(views.max(initial=0)),  # the highest
-            "view_entries": len(views),
+            "clips": count.clips,
+            "entries": count.entries,
+            "views": int(index.entries["view"][index.winners].max(initial=0)),  # the highest
+            "view_entries": count.views,
             "tokens": int(index.entries["count"][index.winners].sum()),
             "dim": spec.dim,
             "dtype": spec.dtype,
@@ -261,12 +267,6 @@ class FeatureSet:
             "parts": len(parts),
             "failures": len(self.failures()),
         }
-
-    def _clips_and_views(self) -> tuple[int, np.ndarray]:
-        """How many entries are plain ones, and (n,) the view of each other one."""
-        index = self.reader.index
-        views = index.entries["view"][index.winners]
-        return int((views == 0).sum()), views[views > 0]
 
     def _look_up(self, keys: Sequence[_Key], view: int) -> dict[_Key, int]:
         """Find entries, and remember them."""

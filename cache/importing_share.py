@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mgcli.cache.entry_count import EntryCount
 from mgcli.cache.errors import CacheError
 from mgcli.cache.exchange_share import Share, entry_checksums, open_share
 from mgcli.cache.feature_set import FeatureSet
@@ -24,14 +25,14 @@ class ShareReport:
     """What one import of a shared file did."""
 
     feature_set: str
-    done: int
-    skipped: int  # already there, bit for bit
+    done: EntryCount
+    skipped: EntryCount  # already there, bit for bit
     clip_tables: int  # that the cache did not have
 
     def summary(self) -> str:
         """The report for people."""
         return (
-            f"{self.feature_set}: {self.done} clip(s) imported, {self.skipped} already there, "
+            f"{self.feature_set}: {self.done} imported, {self.skipped} already there, "
             f"{self.clip_tables} new clip table(s)"
         )
 
@@ -56,8 +57,9 @@ def import_share(cache: FeatureCache, file: Path, *, progress: bool = True) -> S
     with open_share(file) as share:
         features = cache.create_feature_set(share.spec, share.provenance)
         there = _already_there(features, share)
-        num_new = len(share.keys) - len(there)
-        with features.writer() as writer, Progress("import", num_new, unit="clip", shown=progress) as bar:
+        new = [key for key in share.keys if key not in there]
+        done, skipped = (EntryCount.of((key[0], key[2]) for key in keys) for keys in (new, there))
+        with features.writer() as writer, Progress("import", done.entries, unit=done.unit, shown=progress) as bar:
             for clip in share.entries():
                 if (clip.clip_id, clip.source, clip.view) in there:
                     continue
@@ -73,7 +75,7 @@ def import_share(cache: FeatureCache, file: Path, *, progress: bool = True) -> S
                 writer.commit_if_due()
                 bar.step()
         adopt_views(features, share.provenance.get(VIEWS_KEY))
-        return ShareReport(features.name, num_new, len(there), keep_shared_tables(cache, share.tables()))
+        return ShareReport(features.name, done, skipped, keep_shared_tables(cache, share.tables()))
 
 
 def _already_there(features: FeatureSet, share: Share) -> set[tuple[str, int, int]]:
@@ -84,14 +86,15 @@ def _already_there(features: FeatureSet, share: Share) -> set[tuple[str, int, in
     """
     there = set(entry_lengths(features)) & set(share.keys)
     other = [
-        clip.clip_id
+        (clip.clip_id, clip.view)
         for clip in read_entries(features, there)
         if entry_checksums(clip) != share.checksums[clip.clip_id, clip.source, clip.view]
     ]
     if other:
-        shown = ", ".join(map(repr, other[:_MOST_NAMED])) + (" ..." if len(other) > _MOST_NAMED else "")
+        named = [f"{clip_id!r}" + (f" (view {view})" if view else "") for clip_id, view in other[:_MOST_NAMED]]
+        shown = ", ".join(named) + (" ..." if len(other) > _MOST_NAMED else "")
         raise CacheError(
-            f"{len(other)} clip(s) of {share.path} are already in {features.name} with other content: {shown}; "
+            f"{EntryCount.of(other)} of {share.path}: already in {features.name} with other content: {shown}; "
             "nothing was imported. Import into another cache with --cache DIR"
         )
     return there

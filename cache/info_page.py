@@ -39,7 +39,14 @@ def _sets(sets: Sequence[FeatureSet]) -> Section:
         rows.append(
             [
                 *(info["modality"], info["backbone"], info["layout"], info["weights"], info["fingerprint"]),
-                *(f"{info['clips']:,}", tokens, stored, _size(info["bytes"]), f"{info['failures']:,}"),
+                *(
+                    f"{info['clips']:,}",
+                    f"{info['view_entries']:,}",
+                    tokens,
+                    stored,
+                    _size(info["bytes"]),
+                    f"{info['failures']:,}",
+                ),
             ]
         )
     header = [
@@ -49,12 +56,13 @@ def _sets(sets: Sequence[FeatureSet]) -> Section:
         "weights",
         "fingerprint",
         "clips",
+        "augmented views",
         "tokens",
         "stored as",
         "size",
         "failed",
     ]
-    body = html_table(header, rows, caption="Feature sets; clips count once for each source and view.")
+    body = html_table(header, rows, caption="Feature sets.")
     return Section(anchor="sets", title="Feature sets", body=body if rows else _nothing("The cache is empty."))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mgcli.cache.durable import TEMPORARY_PREFIX, free_bytes, reading, writing
+from mgcli.cache.entry_count import EntryCount
 from mgcli.cache.errors import CacheError
 from mgcli.cache.failures import SHARES_FOLDER
 from mgcli.cache.feature_set import SPEC_FILE, FeatureSet
@@ -48,7 +49,7 @@ class CompactReport:
     """What `compact` did to one feature set."""
 
     feature_set: str
-    clips: int
+    count: EntryCount  # what it holds, before and after
     parts_before: int
     parts_after: int
     duplicates: int  # entries that another part held too, now gone
@@ -56,13 +57,14 @@ class CompactReport:
     def summary(self) -> str:
         """The report for people."""
         if self.parts_before == self.parts_after and not self.duplicates:
-            return f"{self.feature_set}: {self.clips} clips in {self.parts_after} part(s), nothing to do"
+            return f"{self.feature_set}: {self.count} in {self.parts_after} part(s), nothing to do"
         gone = f", {self.duplicates} duplicate(s) removed" if self.duplicates else ""
-        return f"{self.feature_set}: {self.clips} clips, {self.parts_before} -> {self.parts_after} part(s){gone}"
+        return f"{self.feature_set}: {self.count}; {self.parts_before} -> {self.parts_after} part(s){gone}"
 
     def to_json(self) -> dict[str, Any]:
         """The report as a JSON object."""
-        return vars(self)
+        parts = {"parts_before": self.parts_before, "parts_after": self.parts_after}
+        return {"feature_set": self.feature_set, **self.count.to_json(), **parts, "duplicates": self.duplicates}
 
 
 def compact(
@@ -89,6 +91,7 @@ def compact(
     winners = index.winners
     ids = index.clip_ids(winners)
     source, view = index.entries["source"][winners], index.entries["view"][winners]
+    count = EntryCount.of(zip(ids, view.tolist(), strict=True))
     kind = companion_kinds(reader, winners)
     order = sorted(range(len(winners)), key=lambda i: (kind[i], ids[i], view[i], source[i]))
     entries = winners[np.array(order, dtype=np.int64)]
@@ -96,7 +99,7 @@ def compact(
     duplicates = len(index) - len(winners)
     in_order = not duplicates and bool((np.diff(entries) > 0).all())
     if in_order and len(old) <= len(lots) and {part.format for part in old} <= {features.format}:
-        return CompactReport(features.name, len(winners), len(old), len(old), 0)
+        return CompactReport(features.name, count, len(old), len(old), 0)
     tokens_bytes = int(index.entries["count"][entries].sum()) * features.spec.dim * reader.dtype.itemsize
     free = free_bytes(features.path)
     if free < tokens_bytes * 1.05:  # what stands beside the tokens takes space too
@@ -116,7 +119,7 @@ def compact(
         with writing(folder):
             part.remove()
     features.refresh()
-    return CompactReport(features.name, len(winners), len(old), len(lots), duplicates)
+    return CompactReport(features.name, count, len(old), len(lots), duplicates)
 
 
 def collect_garbage(cache: FeatureCache, *, age_s: float = GARBAGE_AGE_S, dry_run: bool = False) -> GarbageReport:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mgcli.cache.entry_count import EntryCount
 from mgcli.cache.errors import CacheError
 from mgcli.cache.feature_set import FeatureSet
 from mgcli.cache.place import modified_ns
@@ -22,20 +23,23 @@ _PART_BYTES = 64 << 20
 class MergeReport:
     """What one merge did."""
 
-    copied: dict[str, int]  # feature set -> entries that are new here
-    skipped: int  # here already, with the same tokens
-    conflicts: list[tuple[str, str]]  # (feature set, clip id): here already with other tokens, which stay
+    copied: dict[str, EntryCount]  # feature set -> what is new here
+    skipped: EntryCount  # here already, with the same tokens; a clip of several feature sets is one clip
+    conflicts: list[tuple[str, str, int]]  # (feature set, clip id, view): here with other tokens, which stay
     clip_tables: int  # that are new here
     other_views: list[str]  # feature sets whose views are made otherwise here; those that came are not read
 
     def summary(self) -> str:
         """The report for people."""
-        lines = [f"{name}: {count} clip(s) copied" for name, count in self.copied.items()]
-        lines.append(f"{self.skipped} clip(s) were here already, {self.clip_tables} new clip table(s)")
+        lines = [f"{name}: {count} copied" for name, count in self.copied.items()]
+        lines.append(f"here already: {self.skipped}; {self.clip_tables} new clip table(s)")
         if self.conflicts:
-            named = "; ".join(f"{clip_id} in {name}" for name, clip_id in self.conflicts[:5])
+            named = "; ".join(
+                f"{clip_id}{f' (view {view})' if view else ''} in {name}" for name, clip_id, view in self.conflicts[:5]
+            )
             more = " ..." if len(self.conflicts) > 5 else ""
-            lines.append(f"{len(self.conflicts)} clip(s) are here with other tokens, which were kept: {named}{more}")
+            count = EntryCount.of((clip_id, view) for _, clip_id, view in self.conflicts)
+            lines.append(f"here with other tokens, which were kept: {count}: {named}{more}")
         lines += [
             f"{name}: the views that came were made with another seed or other settings than those here; they are kept "
             "and not read"
@@ -45,8 +49,9 @@ class MergeReport:
 
     def to_json(self) -> dict[str, Any]:
         """The report as a JSON object."""
-        conflicts = [{"feature_set": name, "clip_id": clip_id} for name, clip_id in self.conflicts]
-        return {**vars(self), "conflicts": conflicts}
+        conflicts = [{"feature_set": name, "clip_id": clip_id, "view": view} for name, clip_id, view in self.conflicts]
+        copied = {name: count.to_json() for name, count in self.copied.items()}
+        return {**vars(self), "copied": copied, "skipped": self.skipped.to_json(), "conflicts": conflicts}
 
 
 def merge_cache(
@@ -64,32 +69,31 @@ def merge_cache(
     """
     if cache.path.resolve() == other.path.resolve():
         raise CacheError(f"{other.path} is the cache itself; name another to merge into it")
-    copied: dict[str, int] = {}
-    skipped = 0
-    conflicts: list[tuple[str, str]] = []
+    copied: dict[str, EntryCount] = {}
+    skipped: list[tuple[str, int]] = []  # clip id, view
+    conflicts: list[tuple[str, str, int]] = []
     other_views: list[str] = []
     for theirs in other.feature_sets():
         ours = cache.create_feature_set(theirs.spec, theirs.provenance)
         reader = theirs.reader
-        entries, clip_ids, here = _compare(ours, theirs)
+        entries, keys, here = _compare(ours, theirs)
         same = here >= 0
         same[same] = ours.reader.index.entries["crc32c"][here[same]] == reader.index.entries["crc32c"][entries[same]]
-        skipped += int(same.sum())
-        conflicts += [(theirs.name, clip_ids[i]) for i in np.flatnonzero((here >= 0) & ~same).tolist()]
-        new = entries[here < 0]
+        skipped += [keys[i] for i in np.flatnonzero(same).tolist()]
+        conflicts += [(theirs.name, *keys[i]) for i in np.flatnonzero((here >= 0) & ~same).tolist()]
         with ours.writer() as writer:
-            for lot in progress(plan_lots(reader, new, _PART_BYTES)):
+            for lot in progress(plan_lots(reader, entries[here < 0], _PART_BYTES)):
                 for clip in read_lot(reader, lot):
                     writer.add_stored(clip)
                 writer.commit()
-        copied[theirs.name] = len(new)
+        copied[theirs.name] = EntryCount.of(keys[i] for i in np.flatnonzero(here < 0).tolist())
         if not adopt_views(ours, theirs.view_recipe):
             other_views.append(theirs.name)
-    return MergeReport(copied, skipped, conflicts, _copy_clip_tables(cache, other), other_views)
+    return MergeReport(copied, EntryCount.of(skipped), conflicts, _copy_clip_tables(cache, other), other_views)
 
 
-def _compare(ours: FeatureSet, theirs: FeatureSet) -> tuple[np.ndarray, list[str], np.ndarray]:
-    """(n,) entries that count over there, their clip ids, and (n,) the entry of the same key here or a negative."""
+def _compare(ours: FeatureSet, theirs: FeatureSet) -> tuple[np.ndarray, list[tuple[str, int]], np.ndarray]:
+    """(n,) entries that count over there, clip and view of each, and (n,) the same entry here, or a negative."""
     index = theirs.reader.index
     entries = index.winners
     clip_ids = index.clip_ids(entries)
@@ -99,7 +103,7 @@ def _compare(ours: FeatureSet, theirs: FeatureSet) -> tuple[np.ndarray, list[str
         rows = np.flatnonzero(view == each)
         wanted = source[rows].tolist()
         here[rows] = ours.reader.index.find([clip_ids[i] for i in rows.tolist()], wanted, each)
-    return entries, clip_ids, here
+    return entries, list(zip(clip_ids, view.tolist(), strict=True)), here
 
 
 def _copy_clip_tables(cache: FeatureCache, other: FeatureCache) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 
 from mgcli.cache.durable import checked_json
 from mgcli.cache.entries import EntryIndex
+from mgcli.cache.entry_count import EntryCount
 from mgcli.cache.errors import CacheError
 from mgcli.cache.feature_set import SPEC_FILE, FeatureSet
 from mgcli.cache.interrupt import WorkerPool
@@ -44,7 +45,7 @@ class VerifyReport:
     """What `verify_cache` found."""
 
     parts: int
-    clips: int
+    count: EntryCount  # what sound parts hold; a clip of several feature sets is one clip
     problems: list[Problem]
     duplicates: list[Problem]  # harmless: the first part in name order wins
     fast: bool  # the tokens' bytes were not looked at
@@ -56,7 +57,7 @@ class VerifyReport:
 
     def summary(self) -> str:
         """The report for people: one line, then one for each fault and each duplicate."""
-        counted = f"{self.parts} part(s), {self.clips} clip(s) checked"
+        counted = f"{self.parts} part(s), {self.count} checked"
         counted += " (structure only, not the tokens)" if self.fast else ""
         lines = [f"ok: {counted}" if self.ok else f"NOT OK: {len(self.problems)} problem(s); {counted}"]
         for kind, problems in (("problem", self.problems), ("duplicate (harmless)", self.duplicates)):
@@ -73,7 +74,7 @@ class VerifyReport:
             "ok": self.ok,
             "fast": self.fast,
             "parts": self.parts,
-            "clips": self.clips,
+            **self.count.to_json(),
             "problems": [problem.to_json() for problem in self.problems],
             "duplicates": [problem.to_json() for problem in self.duplicates],
         }
@@ -109,7 +110,8 @@ def verify_cache(
     """
     problems = _cache_files_problems(cache)
     duplicates: list[Problem] = []
-    num_parts = num_clips = 0
+    num_parts = num_entries = num_views = 0
+    clips: set[str] = set()
     for folder in cache.set_folders():
         try:
             checked_json(folder / SPEC_FILE)
@@ -126,9 +128,12 @@ def verify_cache(
             problems += [Problem(name, clip_id, text) for clip_id, text in checked.problems]
             if checked.index is not None:
                 indices.append(checked.index)
-                num_clips += len(checked.index)
-        duplicates += _duplicates(folder.name, whole.joined(indices))
-    return VerifyReport(num_parts, num_clips, problems, duplicates, fast)
+        whole = whole.joined(indices)
+        num_entries += len(whole)
+        num_views += int((whole.entries["view"] > 0).sum())
+        clips.update(whole.clip_ids(np.arange(len(whole))))
+        duplicates += _duplicates(folder.name, whole)
+    return VerifyReport(num_parts, EntryCount(len(clips), num_entries, num_views), problems, duplicates, fast)
 
 
 def _cache_files_problems(cache: FeatureCache) -> list[Problem]:
@@ -206,11 +211,11 @@ def _part_problems(part: Part, fingerprint: str, dtype: str, dim: int, fast: boo
         yield "", "offsets do not divide the rows among the clips"
         return
     keys = Counter(zip(ids, arrays["source"].tolist(), arrays["view"].tolist(), strict=True))
-    yield from ((key[0], "is in this part twice") for key, count in keys.items() if count > 1)
+    yield from ((key[0], f"{_of_view(key[2])}is in this part twice") for key, count in keys.items() if count > 1)
     if not fast:
         for i, checksum in enumerate(_token_checksums(part, offset)):
             if checksum != arrays["crc32c"][i]:
-                yield ids[i], "tokens do not match their checksum"
+                yield ids[i], f"{_of_view(arrays['view'][i])}tokens do not match their checksum"
 
 
 def _token_checksums(part: Part, offset: np.ndarray) -> Iterator[int]:
@@ -231,6 +236,10 @@ def _token_checksums(part: Part, offset: np.ndarray) -> Iterator[int]:
         first = last
 
 
+def _of_view(view: int) -> str:
+    return f"(view {view}) " if view else ""
+
+
 def _duplicates(name: str, index: EntryIndex) -> list[Problem]:
     """Entries whose key an earlier part holds too."""
     lost = np.setdiff1d(np.arange(len(index)), index.winners)
@@ -239,5 +248,5 @@ def _duplicates(name: str, index: EntryIndex) -> list[Problem]:
         source, view = int(index.entries["source"][row]), int(index.entries["view"][row])
         winner = index.names[index.entries["part"][index.find([clip_id], [source], view)[0]]]
         part = index.names[index.entries["part"][row]]
-        found.append(Problem(f"{name}/{part}", clip_id, f"is also in {winner}, which wins"))
+        found.append(Problem(f"{name}/{part}", clip_id, f"{_of_view(view)}is also in {winner}, which wins"))
     return found

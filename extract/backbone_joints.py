@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 
 from mgcli.extract.backbone import Backbone, BackboneError, Prepared
+from mgcli.extract.skeleton_layouts import joint_layout
+from mgcli.extract.skeleton_prepare import seen_joints
+
+USUAL_NUM_JOINTS = 22  # of the skeletons of iMiGUE's starter kit
 
 
 class Joints(Backbone):
@@ -18,6 +22,9 @@ class Joints(Backbone):
     are centred on the median of the clip's present joints and divided by their root mean square distance from
     it, so where and how large a person is seen does not matter. A missing joint is (0, 0, 0); a token is
     valid where its frame has any joint. Of 3-D skeletons it takes x and y.
+
+    Skeletons keep the joints of their file, or are brought to a named layout. A file that names none (`.npy`) so gets
+    one: mirrored views need to know left from right.
     """
 
     name = "joints"
@@ -26,18 +33,31 @@ class Joints(Backbone):
     precisions = ("float32",)
     has_weights = False
 
-    def __init__(self, *, tokens: str = "time", num_frames: int = 32, num_joints: int = 22) -> None:
+    def __init__(
+        self, *, tokens: str = "time", num_frames: int = 32, num_joints: int | None = None, joints: str | None = None
+    ) -> None:
         """Choose how many frames and joints.
 
         Args:
             tokens: layout; there is only `time`.
             num_frames: sampled uniformly from each clip.
-            num_joints: V of the skeletons it will be given.
+            num_joints: V of the skeletons it will be given, 22 by default; the layout's where one is named.
+            joints: layout that skeletons are brought to; by default they stay as their file has them.
 
         Raises:
-            BackboneError: a number below 1.
+            BackboneError: a number below 1, or another one than the layout has.
+            LayoutError: no such joint layout.
         """
         super().__init__()
+        if joints is not None:
+            self.joints = joint_layout(joints)
+            if num_joints not in (None, self.joints.num_joints):
+                raise BackboneError(
+                    f"num_joints is {num_joints}, layout '{joints}' has {self.joints.num_joints}; leave out num_joints"
+                )
+            num_joints = self.joints.num_joints
+        elif num_joints is None:
+            num_joints = USUAL_NUM_JOINTS
         if num_frames < 1 or num_joints < 1:
             raise BackboneError(f"num_frames is {num_frames} and num_joints {num_joints}; both must be 1 or more")
         self.tokens = tokens
@@ -46,6 +66,8 @@ class Joints(Backbone):
         self.embed_dim = 3 * num_joints
         self.sampling = {"mode": "uniform", "num_frames": num_frames}
         self.transform = {"centre": "median", "scale": "rms", "per": "clip"}
+        if joints is not None:
+            self.transform["joints"] = joints
 
     def windows(self, start_s: float, end_s: float) -> list[np.ndarray]:
         """One window: the centres of equal parts of the clip."""
@@ -61,7 +83,7 @@ class Joints(Backbone):
             raise BackboneError(
                 f"the skeleton has {media.shape[1]} joints, this feature set {self.num_joints}; set num_joints"
             )
-        present = media[..., 2] > 0  # (T, V)
+        present = media[..., 2] > 0 if self.joints is None else seen_joints(media, self.joints)  # (T, V)
         joints = np.zeros((*present.shape, 3), dtype=np.float32)  # (T, V, 3)
         if present.any():
             seen = media[present][:, :2].astype(np.float64)  # (present joints, 2)

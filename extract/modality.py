@@ -159,7 +159,7 @@ def make_backbone(config: ModalityConfig, clips: pd.DataFrame, device: torch.dev
     kind = backbone_class(config.backbone_name)
     accepted = accepted_options(kind)
     options = {key: value for key, value in config.usual.options.items() if key in accepted}
-    if "num_joints" in accepted:
+    if "num_joints" in accepted and "joints" not in (config.options or {}):
         options |= _num_joints(clips)
     options |= config.options or {}
     usual_tokens = config.usual.tokens if config.usual.tokens in kind.layouts else None

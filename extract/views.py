@@ -34,7 +34,7 @@ import pandas as pd
 from mgcli.cache import TASKS, MgcliError
 from mgcli.extract.face import FaceJitter
 from mgcli.extract.shrink import Framing
-from mgcli.extract.skeleton_layouts import JointLayout, SkeletonError
+from mgcli.extract.skeleton_layouts import LAYOUTS, JointLayout, SkeletonError
 from mgcli.extract.skeleton_prepare import seen_joints
 
 MOST_VIEWS = 32767  # that the cache can number
@@ -191,9 +191,11 @@ def mirror_joints(joints: np.ndarray, layout: JointLayout | None) -> np.ndarray:
         SkeletonError: no layout, so that nobody knows which joints are left and right.
     """
     if layout is None:
+        fitting = [f"joints={each.name}" for each in LAYOUTS.values() if each.num_joints == joints.shape[-2]]
+        name_it = f"name their layout (--option {' or '.join(fitting)}), or " if fitting else ""
         raise SkeletonError(
-            "the skeleton file does not say which joints are left and right, so they cannot be mirrored; take a "
-            "backbone with a joint layout (joints=NAME), or make views that are not: --no-view-flip"
+            f"the skeleton file does not say which of its {joints.shape[-2]} joints are left and right, so they cannot "
+            f"be mirrored; {name_it}make views that are not: --no-view-flip"
         )
     order = np.arange(layout.num_joints)
     for left, right in layout.pairs:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mgcli.fuse.paired import compare_runs
     from mgcli.fuse.predict import Evaluation, evaluate_run, mean_predictions, predict_run
     from mgcli.fuse.report import Report, write_report
+    from mgcli.fuse.report_map import MapConfig, MapError, expect_map
     from mgcli.fuse.reproduce import Reproduction, reproduce_run
     from mgcli.fuse.run import Run, RunError, results_table
     from mgcli.fuse.score_table import ScoreError
@@ -42,6 +43,8 @@ __all__ = [
     "HeadConfig",
     "HeadError",
     "HeadOutput",
+    "MapConfig",
+    "MapError",
     "Report",
     "Reproduction",
     "Run",
@@ -62,6 +65,7 @@ __all__ = [
     "create_head",
     "describe_heads",
     "evaluate_run",
+    "expect_map",
     "make_config",
     "make_ensemble",
     "mean_predictions",
@@ -92,6 +96,7 @@ __getattr__ = lazy_names(
         "paired": "compare_runs",
         "predict": "Evaluation evaluate_run mean_predictions predict_run",
         "report": "Report write_report",
+        "report_map": "MapConfig MapError expect_map",
         "reproduce": "Reproduction reproduce_run",
         "run": "Run RunError results_table",
         "score_table": "ScoreError",

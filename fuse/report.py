@@ -24,6 +24,7 @@ from mgcli.fuse.report_clips import clips_section
 from mgcli.fuse.report_data import data_section
 from mgcli.fuse.report_grid import grid_section
 from mgcli.fuse.report_group import RunGroup, group_runs
+from mgcli.fuse.report_map import MapConfig, expect_map
 from mgcli.fuse.report_modalities import modalities_section
 from mgcli.fuse.report_plot import with_plots
 from mgcli.fuse.report_scores import scores_section
@@ -32,6 +33,7 @@ from mgcli.fuse.report_training import making_section, training_section
 from mgcli.fuse.run import Run, RunError
 
 NO_CACHE = "no cache was given"
+PRINCIPAL = MapConfig()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,7 @@ def write_report(
     *,
     cache: FeatureCache | str = NO_CACHE,
     viewer: Sequence[Section] = (),
+    token_map: MapConfig = PRINCIPAL,
     say: Callable[[str], None] | None = None,
 ) -> Report:
     """Write the page of some runs.
@@ -85,13 +88,16 @@ def write_report(
         out: file to write; an older page there is replaced.
         cache: where the runs' tokens are; or why there is none, as the page will say.
         viewer: further sections, made elsewhere, put behind those of the runs.
+        token_map: how clips are laid out in the map of the token space.
         say: told what is being worked on.
 
     Raises:
         RunError: a folder is no run, or named twice.
         PageError: the page cannot be written there.
+        MapError: such a map cannot be drawn here.
     """
     expect_page_place(out)
+    expect_map(token_map)
     loaded = [run if isinstance(run, Run) else Run.load(run) for run in runs]
     places = [run.path.resolve() for run in loaded]
     twice = next((path for path in places if places.count(path) > 1), None)
@@ -102,7 +108,7 @@ def write_report(
     for group in groups:
         if say is not None:
             say(f"{group.task}: {len(group.runs)} run(s)")
-        sections += group_sections(group, cache)
+        sections += group_sections(group, cache, token_map)
     warnings = list(dict.fromkeys(text for group in groups for text in group.warnings))
     page = Page(
         title=_title(groups),
@@ -121,7 +127,7 @@ def write_report(
     )
 
 
-def group_sections(group: RunGroup, cache: FeatureCache | str) -> list[Section]:
+def group_sections(group: RunGroup, cache: FeatureCache | str, token_map: MapConfig = PRINCIPAL) -> list[Section]:
     """All sections of one group, in the order of the page."""
     table = used_clips(group.run, cache)
     selection = judged_clips(group, cache, table)
@@ -133,7 +139,7 @@ def group_sections(group: RunGroup, cache: FeatureCache | str) -> list[Section]:
         modalities_section(group, selection),
         grid_section(group),
         calibration_section(group),
-        tokens_section(group, selection),
+        tokens_section(group, selection, token_map),
         training_section(group),
         clips_section(group),
         making_section(group),

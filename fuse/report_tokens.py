@@ -14,29 +14,29 @@ from markupsafe import Markup
 from mgcli.cache import Section, html_table
 from mgcli.fuse.data import ModalityTokens
 from mgcli.fuse.report_group import RunGroup, not_shown
-from mgcli.fuse.report_plot import NUM_HUES, Plot, hover, hue, percent, plain
+from mgcli.fuse.report_map import MapConfig, MapError, draw_map
+from mgcli.fuse.report_plot import NUM_HUES, Plot, hover, hue, plain
 from mgcli.fuse.selection import Selection
 
-_AXES = 2
 
-
-def tokens_section(group: RunGroup, selection: Selection | str) -> Section:
-    """Where the clips lie in each modality's token space, by the two strongest axes.
+def tokens_section(group: RunGroup, selection: Selection | str, config: MapConfig) -> Section:
+    """Where the clips lie in each modality's token space.
 
     Args:
         group: runs; the feature sets of the first are drawn.
         selection: its judged clips with their tokens; or why there are none.
+        config: how they are laid out.
     """
     if isinstance(selection, str):
         return group.section("tokens", "Token space", not_shown(selection))
     total = group.run.config["clips"]["counts"][group.split]["clips"]
     about = (
-        "Each point is a clip: the mean of its valid tokens, every number scaled to unit spread, laid on the two "
-        "directions in which the clips differ most (principal components): what the backbone gives, before any head."
+        "What the backbones give, before any head. Each point is a clip: the mean of its valid tokens, every number "
+        f"scaled to unit spread, {config.about}."
     )
     if len(selection.table) < total:
         about += f" Drawn are {len(selection.table):,} of {total:,} {group.split} clips, evenly chosen."
-    plots = [_map(group, selection, name, each) for name, each in selection.tensors.modalities.items()]
+    plots = [_map(group, selection, name, each, config) for name, each in selection.tensors.modalities.items()]
     return group.section(
         "tokens", "Token space", about, Markup('<div class="side-by-side">{}</div>').format(Markup("").join(plots))
     )
@@ -57,28 +57,15 @@ def pooled_tokens(each: ModalityTokens) -> tuple[np.ndarray, np.ndarray]:
     return mean.numpy(), (number > 0).numpy()
 
 
-def principal_components(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(n, D) -> (n, 2) places on the two strongest axes, and the share of the variance that each carries, (2,).
-
-    The sign of an axis is chance: its largest weight is made positive, so that a page is drawn the same each time.
-    """
-    spread = points.std(axis=0)
-    standard = (points - points.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-    left, singular, right = np.linalg.svd(standard, full_matrices=False)
-    kept = min(_AXES, len(singular))
-    sign = np.sign(right[np.arange(kept), np.abs(right[:kept]).argmax(axis=1)])
-    places = np.zeros((len(points), _AXES))
-    places[:, :kept] = left[:, :kept] * singular[:kept] * sign
-    share = np.zeros(_AXES)
-    share[:kept] = singular[:kept] ** 2 / max(float((singular**2).sum()), 1e-12)
-    return places, share
-
-
-def _map(group: RunGroup, selection: Selection, modality: str, each: ModalityTokens) -> Markup:
+def _map(group: RunGroup, selection: Selection, modality: str, each: ModalityTokens, config: MapConfig) -> Markup:
     points, there = pooled_tokens(each)
     if there.sum() < 2:
         return not_shown("fewer than two clips have tokens", modality)
-    places, share = principal_components(points[there])
+    try:
+        drawn = draw_map(points[there], config)
+    except MapError as error:
+        return not_shown(str(error), modality)
+    places = drawn.places
     table, labels = selection.table[there], selection.tensors.labels.numpy()[there]
     names = group.class_names
     traces = []
@@ -101,14 +88,13 @@ def _map(group: RunGroup, selection: Selection, modality: str, each: ModalityTok
                 ],
             }
         )
-    titles = [f"component {i + 1} ({percent(share[i])} % of the variance)" for i in range(_AXES)]
     legend = {"font": {"size": 11}}
     plot = Plot(
         anchor=f"{group.key}-tokens-{_anchor(modality)}-plot",
         data=traces,
         layout={
-            "xaxis": {"title": {"text": titles[0]}},
-            "yaxis": {"title": {"text": titles[1]}},
+            "xaxis": {"title": {"text": drawn.axes[0]}},
+            "yaxis": {"title": {"text": drawn.axes[1]}},
             "legend": legend,
             "showlegend": True,
         },
@@ -120,11 +106,13 @@ def _map(group: RunGroup, selection: Selection, modality: str, each: ModalityTok
         [
             names[label],
             int((labels == label).sum()),
-            *(f"{places[labels == label, i].mean():.2f}" for i in range(_AXES)),
+            *(f"{mean:.2f}" for mean in places[labels == label].mean(axis=0)),
         ]
         for label in np.unique(labels)[:60].tolist()
     ]
-    alternative = html_table(["class", "clips", "mean on component 1", "on component 2"], rows, caption=caption)
+    alternative = html_table(
+        ["class", "clips", *(f"mean on {title.partition(' (')[0]}" for title in drawn.axes)], rows, caption=caption
+    )
     return plot.html(caption, alternative)
 
 

@@ -152,6 +152,13 @@ MISTAKES = (
         absent="torch.utils.tensorboard",
     ),
     Mistake(
+        "umap-learn is not installed",
+        ("report", RUN, *OF_TRAINED, "--map", "umap"),
+        "pip install 'mgcli[umap]'",
+        absent="umap",
+    ),
+    Mistake("a map misspelt", ("report", RUN, *OF_TRAINED, "--map", "ummap"), "there are pca and umap"),
+    Mistake(
         "InsightFace is not here",
         ("extract", "--modality", "face", *CLIPS, *RANDOM, "--option", "detector=insightface"),
         "detector=mtcnn",

@@ -43,7 +43,8 @@ def windows_of(features: FeatureSet) -> np.ndarray:
 def test_time_keeps_class_tokens_and_averages_places(cache: FeatureCache) -> None:
     features = full_set(cache)
     report = derive_layout(cache, features.name, "time", progress=False)
-    assert (report.done, report.skipped, report.exact, report.left_out) == (3, 0, False, ["box"])
+    assert (str(report.done), report.skipped.entries, report.exact) == ("2 clips and 1 augmented view", 0, False)
+    assert report.left_out == ["box"]
     derived = cache.feature_set("video", report.feature_set.rpartition("--")[2])
     windows = windows_of(features)
     wanted = np.stack([windows[:, 0], windows[:, 1:4].mean(axis=1), windows[:, 4:].mean(axis=1)], axis=1)
@@ -76,7 +77,7 @@ def test_selected_tokens_share_the_feature_set_of_extraction(cache: FeatureCache
     derived = cache.feature_set("video", report.feature_set.rpartition("--")[2])
     np.testing.assert_array_equal(derived.load(["a/b"])[0], features.load(["a/b"])[0][[0, 7]])
     assert derived.provenance == {"torch": "2.14", "derived_from": features.name}
-    assert derive_layout(cache, features.name, "pooled", progress=False).skipped == 3
+    assert derive_layout(cache, features.name, "pooled", progress=False).skipped.entries == 3
 
 
 def test_means_get_a_feature_set_of_their_own(cache: FeatureCache) -> None:
@@ -99,7 +100,7 @@ def test_new_clips_are_added_and_old_ones_stay(cache: FeatureCache) -> None:
     with features.writer() as writer:
         writer.add("new", make_tokens("new", 7), aux={"scores": np.zeros(7), "box": np.zeros(7)})
     report = derive_layout(cache, features.name, "time", progress=False)
-    assert (report.done, report.skipped) == (1, 3)
+    assert (report.done.entries, report.skipped.entries) == (1, 3)
 
 
 def test_a_set_that_does_not_say_how_its_tokens_lie_is_told(cache: FeatureCache) -> None:
@@ -107,7 +108,7 @@ def test_a_set_that_does_not_say_how_its_tokens_lie_is_told(cache: FeatureCache)
     with pytest.raises(CacheError, match=r"does not say how its tokens lie .* Give --grid CLASS,TIMES,PLACES"):
         derive_layout(cache, features.name, "time", progress=False)
     given = derive_layout(cache, features.name, "time", grid=parse_grid("1,2,3"), progress=False)
-    assert given.done == 3
+    assert given.done.entries == 3
     other = derive_layout(cache, features.name, "time", grid=parse_grid("1,3,2"), progress=False)
     assert other.feature_set != given.feature_set  # another grid, other tokens, another set
     with pytest.raises(CacheError, match=r"clip 'a/b' of .* does not have 9 tokens a window"):
@@ -136,7 +137,7 @@ def test_what_cannot_be_derived_is_refused(cache: FeatureCache) -> None:
 
 def test_one_time_a_window_does_not_tell_its_middle(cache: FeatureCache) -> None:
     features = full_set(cache, TokenGrid(times=1, places=7, middle=0.375))
-    assert derive_layout(cache, features.name, "time", progress=False).done == 3
+    assert derive_layout(cache, features.name, "time", progress=False).done.entries == 3
     with pytest.raises(CacheError, match="one time a window does not tell where its middle lies"):
         derive_layout(cache, features.name, "pooled", progress=False)
 

@@ -120,7 +120,7 @@ def test_other_programs_read_the_exports(cache: FeatureCache, tmp_path: Path) ->
 def test_only_the_clips_of_a_table(cache: FeatureCache, tmp_path: Path) -> None:
     features = filled(cache, ["c0", "c1", "c2", "other"])
     report = export_features(cache, features.name, tmp_path / "o.npz", "npz", table=make_table(6), progress=False)
-    assert (report.clips, report.tokens, report.absent) == (3, 6, ["c3", "c4", "c5"])
+    assert (report.count.clips, report.tokens, report.absent) == (3, 6, ["c3", "c4", "c5"])
     assert report.bytes == (tmp_path / "o.npz").stat().st_size
     assert "3 of the clip table have no tokens: c3; c4; c5" in report.summary()
     assert sorted(np.load(tmp_path / "o.npz")) == ["c0", "c1", "c2"]

@@ -13,6 +13,7 @@ from samples import FORMATS, make_spec, make_table, make_tokens
 
 from mgcli.cache import (
     CacheError,
+    EntryCount,
     FeatureCache,
     FeatureSet,
     collect_garbage,
@@ -51,7 +52,7 @@ def test_compact_makes_few_parts_in_clip_order_and_changes_no_byte(cache: Featur
     fill(features, ids[::-1])
     before = content(features)
     report = compact(features)
-    assert (report.parts_before, report.parts_after, report.clips, report.duplicates) == (6, 1, 12, 0)
+    assert (report.parts_before, report.parts_after, report.count.clips, report.duplicates) == (6, 1, 12, 0)
     assert content(open_cache(cache.path).feature_set("video")) == before
     assert features.clips()["clip_id"].tolist() == ids
     assert verify_cache(cache).ok
@@ -221,16 +222,17 @@ def test_merge_joins_sets_of_the_same_spec(cache: FeatureCache, tmp_path: Path, 
     mine, new = content(cache.feature_set("video")), content(theirs)
     report = merge_cache(cache, other)
     joined = cache.feature_set("video", "tiny")
-    assert report.copied == {theirs.name: 1, make_spec(backbone="more").name: 1}
-    assert report.skipped == 2
-    assert report.conflicts == [(theirs.name, "c")]
+    one = EntryCount(clips=1, entries=1)
+    assert report.copied == {theirs.name: one, make_spec(backbone="more").name: one}
+    assert report.skipped == EntryCount(clips=2, entries=2)
+    assert report.conflicts == [(theirs.name, "c", 0)]
     assert content(joined) == mine | {"d": new["d"]}
     assert content(cache.feature_set("video", "more")).keys() == {"x"}
     assert cache.read_clips("p")["clip_id"].tolist() == make_table()["clip_id"].tolist()
     assert {part.format for part in joined.parts()} == {cache.format}
     assert verify_cache(cache).ok
     again = merge_cache(cache, other)
-    assert again.copied == {theirs.name: 0, make_spec(backbone="more").name: 0}
+    assert again.copied == {theirs.name: EntryCount(), make_spec(backbone="more").name: EntryCount()}
     assert again.clip_tables == 0
 
 

@@ -77,16 +77,16 @@ def test_a_shared_file_comes_back_bit_equal(cache: FeatureCache, tmp_path: Path,
     path = shared(cache, tmp_path / "mvit.mgcache.h5")
     other = open_cache(tmp_path / "other", create=True, format=other_format)
     report = import_share(other, path, progress=False)
-    assert (report.done, report.skipped, report.clip_tables) == (18, 0, 1)
+    assert (report.done.entries, report.skipped.entries, report.clip_tables) == (18, 0, 1)
     (back,) = other.feature_sets()
     assert back.name == features.name
     assert same_entries(back, features)
     assert {part.format for part in back.parts()} == {other_format}
     assert verify_cache(other).ok
     again = import_share(other, path, progress=False)
-    assert (again.done, again.skipped, again.clip_tables) == (0, 18, 0)
+    assert (again.done.entries, again.skipped.entries, again.clip_tables) == (0, 18, 0)
     assert same_entries(back, features)
-    assert import_share(cache, path, progress=False).skipped == 18  # where it came from
+    assert import_share(cache, path, progress=False).skipped.entries == 18  # where it came from
 
 
 def test_what_is_there_is_kept_and_the_rest_added(cache: FeatureCache, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_what_is_there_is_kept_and_the_rest_added(cache: FeatureCache, tmp_path:
     other = open_cache(tmp_path / "other", create=True)
     import_share(other, shared(cache, tmp_path / "some.h5", table=make_table(1)), progress=False)
     report = import_share(other, path, progress=False)
-    assert (report.done, report.skipped) == (16, 2)
+    assert (report.done.entries, report.skipped.entries) == (16, 2)
     assert same_entries(other.feature_sets()[0], features)
 
 
@@ -123,7 +123,7 @@ def test_a_clip_with_other_content_is_named_and_nothing_is_imported(
             aux=aux,
             **{name: fields[name] for name in ("time_s", "valid")},
         )
-    with pytest.raises(CacheError, match=r"1 clip\(s\) of .* are already in .* with other content: 'c1'; nothing was"):
+    with pytest.raises(CacheError, match=r"1 clip of .*: already in .* with other content: 'c1'; nothing was"):
         import_share(other, path, progress=False)
     assert len(other.feature_sets()[0].clips()) == 1
     assert not (other.path / "clips").exists()

@@ -102,7 +102,7 @@ def test_views_that_other_programs_numbered_need_no_recipe(cache: FeatureCache) 
 
 
 def test_compaction_keeps_all_views(features: FeatureSet) -> None:
-    assert compact(features).clips == 8
+    assert compact(features).count.entries == 8
     check_is_newest_recipe(features)
     features.write_provenance(**{VIEWS_KEY: RECIPE})
     assert len(tokens_of(features, 2)) == 2

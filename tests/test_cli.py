@@ -19,7 +19,7 @@ from samples import make_table, make_tokens
 from tiny_media import make_video
 
 from mgcli.cache import load_project
-from mgcli.cli import app
+from mgcli.cli import ORDER, app
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -65,6 +65,13 @@ def test_the_readme_lists_every_command_and_no_other() -> None:
     rows = re.findall(r"^\| `(mgcli [a-z -]+)", README, flags=re.MULTILINE)
     listed = {re.sub(r"( --?[a-z]+| [A-Z]+).*", "", row).strip() for row in rows}
     assert listed == set(COMMANDS)
+
+
+def test_the_commands_stand_in_the_order_of_their_use(tmp_path: Path) -> None:
+    shown = mgcli("--help", cwd=tmp_path).stdout.partition("Commands:\n")[2]
+    in_help = re.findall(r"^  ([a-z-]+) ", shown, flags=re.MULTILINE)
+    in_readme = dict.fromkeys(re.findall(r"^\| `mgcli ([a-z-]+)", README, flags=re.MULTILINE))
+    assert in_help == list(ORDER) == list(in_readme)
 
 
 def test_every_option_in_the_readme_exists() -> None:
@@ -134,7 +141,7 @@ def test_views_are_extracted_and_trained_on(tmp_path: Path) -> None:
     assert "lacks" not in mgcli(*train, "--option", "views=2", cwd=tmp_path).stderr
     assert "the cache lacks 2 of the augmented views" in mgcli(*train, "--option", "views=3", cwd=tmp_path).stderr
     assert "6 clips and 4 augmented views (1 to 2)" in mgcli("cache", "info", cwd=tmp_path).stdout
-    assert "6 clips, 4 augmented views of them" in mgcli("cache", "ls", cwd=tmp_path).stdout
+    assert "6 clips and 4 augmented views" in mgcli("cache", "ls", cwd=tmp_path).stdout
     told = mgcli("cache", "explain", "c0", *tiny, "--views", 3, cwd=tmp_path).stdout
     assert "view 3 not yet" in told
     with (tmp_path / "mgcli.toml").open("a") as file:
@@ -253,7 +260,7 @@ def test_features_go_out_and_come_in_again(imported: Path) -> None:
     assert json.loads(mgcli("cache", "import", "out", *words, cwd=imported).stdout)["done"] == 48
     assert json.loads(mgcli("cache", "import", "out.npz", *words, cwd=imported).stdout)["skipped"] == 48
     done = mgcli("cache", "import", "out.h5", "--cache", "second", cwd=imported)
-    assert f"{name}: 48 clip(s) imported, 0 already there, 0 new clip table(s)" in done.stdout
+    assert f"{name}: 48 clips imported, 0 clips already there, 0 new clip table(s)" in done.stdout
     mgcli("cache", "import", "out.npz", "--clips", "clips.csv", cwd=imported, code=2)
     mgcli("cache", "import", "out.h5", "--modality", "pose", cwd=imported, code=2)
 

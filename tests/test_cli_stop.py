@@ -16,6 +16,7 @@ from planted import planted_cache
 from tiny_media import make_skeleton, make_video
 
 from mgcli.cache import open_cache
+from mgcli.cache.startup import NOTHING_LEFT
 
 LONG = ("--option", "min_steps=100000", "--option", "epochs=100000", "--option", "patience=9")
 
@@ -91,6 +92,33 @@ def test_a_search_keeps_the_runs_that_are_finished(tmp_path: Path) -> None:
     last = stopped(words, tmp_path, lambda: any((tmp_path / "runs").glob("gesture-*")))
     assert re.fullmatch(r"mgcli: stopped; \d+ of 500 runs are finished; run the same command again to go on", last)
     assert not list((tmp_path / "runs").glob(".tmp-*"))
+
+
+@pytest.mark.parametrize("after_s", [0.03, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4])
+def test_the_first_moments_are_no_exception(tmp_path: Path, after_s: float) -> None:
+    """From the first line of mgcli on, wherever in its imports it is."""
+    began = tmp_path / "began"
+    program = f"import mgcli.cache.startup; open({str(began)!r}, 'w').close(); from mgcli.cli import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "cache", "info"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not began.exists():
+        time.sleep(0.001)
+    time.sleep(after_s)
+    process.send_signal(signal.SIGINT)
+    said, errors = process.communicate(timeout=60)
+    if after_s < 0.1 or process.returncode != 1:  # the command's own end, on a fast machine: there is no cache here
+        assert process.returncode == 130, errors
+        assert (said, errors) == ("", f"mgcli: stopped; {NOTHING_LEFT}\n")
+
+
+def test_importing_the_command_line_leaves_interrupts_as_they_were() -> None:
+    code = "import signal, mgcli.cli; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 POOL = """

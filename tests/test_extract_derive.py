@@ -72,7 +72,7 @@ def test_derived_tokens_are_those_of_extraction(tmp_path: Path, table: pd.DataFr
     with_torch = create_backbone(name, weights="random:0", **CASES[name][1])
     for layout in set(with_torch.layouts) - {"full"}:
         report = derive_layout(full, origin.name, layout, progress=False)
-        assert (report.done, report.skipped) == (len(table), 0)
+        assert (report.done.clips, report.skipped.clips) == (len(table), 0)
         derived = only_set(full, layout)
         direct = only_set(extracted(tmp_path / layout, table, name, layout, FORMATS[len(layout) % 2]), layout)
         sources = [direct.clips()["source"].tolist(), derived.clips()["source"].tolist()]

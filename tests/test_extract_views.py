@@ -155,8 +155,15 @@ def test_joints_of_no_known_layout_are_turned_but_not_mirrored() -> None:
     view = ClipView.draw("a", 1, ViewConfig())
     joints = some_joints("imigue22")
     assert replace(view, mirrored=False).change_joints(joints, None).shape == joints.shape
-    with pytest.raises(SkeletonError, match=r"does not say which joints are left and right.*--no-view-flip"):
-        replace(view, mirrored=True).change_joints(joints, None)
+    mirrored = replace(view, mirrored=True)
+    with pytest.raises(
+        SkeletonError, match=r"which of its 22 joints .*\(--option joints=imigue22\), or .*no-view-flip"
+    ):
+        mirrored.change_joints(joints, None)
+    with pytest.raises(SkeletonError, match=r"--option joints=openpose25 or joints=ntu25"):
+        mirrored.change_joints(some_joints("ntu25"), None)
+    with pytest.raises(SkeletonError, match=r"cannot be mirrored; make views that are not: --no-view-flip"):
+        mirrored.change_joints(joints[:, :7], None)
 
 
 def some_joints(name: str, num_people: int | None = None) -> np.ndarray:
@@ -438,4 +445,4 @@ def test_explain_says_which_views_are_there_and_why_others_are_not(media: Path, 
 def test_info_counts_clips_and_views_apart(whole: FeatureCache) -> None:
     for each in whole.info()["feature_sets"]:
         assert (each["clips"], each["views"], each["view_entries"]) == (6, 2, 4)
-    assert whole.feature_set("video").describe().endswith("6 clips, 4 augmented views of them")
+    assert whole.feature_set("video").describe().endswith("6 clips and 4 augmented views")

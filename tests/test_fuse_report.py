@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from planted import QUICK, planted_cache
 from mgcli.cache import FeatureCache, FeatureSpec, PageError, check_clip_table, open_cache, remove_feature_set
 from mgcli.fuse import Run, RunError, compare_heads, make_ensemble, train_head, write_report
 from mgcli.fuse.report_group import group_runs
-from mgcli.fuse.report_tokens import principal_components
+from mgcli.fuse.report_map import MapConfig, MapError, draw_map, principal_components
 from mgcli.fuse.run import HISTORY_FILE
 
 HOSTILE = "<img src=x onerror=alert(1)> & 'a' </script>"
@@ -311,6 +312,66 @@ def test_principal_components_find_the_axis_on_which_points_lie() -> None:
     assert abs(np.corrcoef(places[:, 0], along)[0, 1]) == pytest.approx(1.0)
     assert principal_components(np.ones((4, 3)))[1].tolist() == [0.0, 0.0]
     assert principal_components(np.ones((2, 1)))[0].shape == (2, 2)
+
+
+def without_date(html: str) -> str:
+    found, number = re.subn(r" on \d{4}-\d\d-\d\d \d\d:\d\d UTC;", "", html)
+    assert number == 1
+    return found
+
+
+def test_a_report_is_the_same_twice(copied: Path) -> None:
+    first, second = (without_date(html_of(copied, runs_of(copied))) for _ in range(2))
+    assert first == second
+    assert "principal components" in text_of(first, "gesture-tokens")
+
+
+@pytest.mark.slow
+def test_a_umap_is_the_same_twice_and_says_what_it_is(copied: Path) -> None:
+    pytest.importorskip("umap")
+    pages = []
+    for seed in (3, 3, 4):
+        write_report(
+            runs_of(copied),
+            copied / "report.html",
+            cache=open_cache(copied / "features"),
+            token_map=MapConfig(kind="umap", seed=seed),
+        )
+        pages.append(without_date((copied / "report.html").read_text(encoding="utf-8")))
+    same, again, other = (figures_of(page)["gesture-tokens-video"]["data"] for page in pages)
+    assert pages[0] == pages[1]
+    assert same == again != other
+    said = text_of(pages[0], "gesture-tokens")
+    assert "laid out by UMAP (15 neighbours, seed 3)" in said
+    assert "how far groups are from each other, how large they are, and the axes mean little" in said
+    assert "mean on UMAP 1" in said
+    assert "component" not in said
+
+
+@pytest.mark.slow
+def test_a_umap_keeps_groups_apart_and_refuses_what_has_none() -> None:
+    pytest.importorskip("umap")
+    rng = np.random.default_rng(0)
+    points = np.concatenate([rng.standard_normal((30, 60)), rng.standard_normal((30, 60)) + 4])
+    places = draw_map(points, MapConfig(kind="umap")).places
+    apart = np.linalg.norm(places[:, None] - places[None], axis=2)
+    np.fill_diagonal(apart, np.inf)
+    assert ((apart.argmin(axis=1) < 30) == (np.arange(60) < 30)).all()
+    with pytest.raises(MapError, match="all clips have the same tokens"):
+        draw_map(np.ones((20, 4)), MapConfig(kind="umap"))
+    for few in (np.arange(5.0)[:, None], rng.standard_normal((5, 3))):
+        assert np.isfinite(draw_map(few, MapConfig(kind="umap")).places).all()
+
+
+def test_a_map_that_cannot_be_drawn_is_refused_before_the_work(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "umap", None)  # as where it is not installed
+    with pytest.raises(MapError, match=r"umap-learn is not installed .*: pip install 'mgcli\[umap\]'"):
+        write_report(runs_of(copied), copied / "report.html", token_map=MapConfig(kind="umap"))
+    assert not (copied / "report.html").exists()
+    with pytest.raises(MapError, match="unknown map 'tsne'; there are pca and umap"):
+        MapConfig(kind="tsne")
+    with pytest.raises(MapError, match="UMAP wants 5 clips with tokens or more, and there are 4"):
+        draw_map(np.ones((4, 3)), MapConfig(kind="umap"))
 
 
 @pytest.mark.parametrize("theme", THEMES)
