@@ -7,6 +7,8 @@ SwinFace no faster (0.999 and 0.997 of the time), and on a GPU it is not measure
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -32,6 +34,17 @@ def choose_device(device: str | None = None) -> torch.device:
         raise BackboneError(
             f"no device {device!r} here: {str(error).splitlines()[0]}; leave --device out, or look with: mgcli doctor"
         ) from error
+
+
+@contextmanager
+def on_device(device: torch.device) -> Iterator[None]:
+    """Makes a GPU the one that this thread means where it names none: for pinned memory, streams and events.
+
+    Without, all of these would be of the first GPU, whichever one computes: its memory would be taken too, and waiting
+    for an event would not wait for the work.
+    """
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        yield
 
 
 def choose_precision(precision: str, kind: type[Backbone], device: torch.device) -> str:
