@@ -16,6 +16,7 @@ from mgcli.extract.backbone import Backbone, BackboneError
 
 BATCH_SIZE_CPU = 2
 BATCH_SIZE_CUDA = 32
+MOST_DECODER_THREADS = 16  # each thread more holds a frame more, and delays the first frame after a seek
 COMPILE_FROM_CLIPS = 5000  # compiling takes a minute or two; a GPU embeds so many clips in a few seconds to minutes
 
 
@@ -91,8 +92,8 @@ def choose_workers(workers: int | None) -> int:
 
 
 def choose_decoder_threads(workers: int) -> int:
-    """Threads of each decoder, so that all of them together use the cores once."""
-    return max(1, num_cores() // max(1, workers))
+    """Threads of each decoder, so that all of them together use the cores once; FFmpeg advises against more than 16."""
+    return max(1, min(MOST_DECODER_THREADS, num_cores() // max(1, workers)))
 
 
 def choose_compile(compile: str, device: torch.device, num_clips: int) -> bool:
