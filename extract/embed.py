@@ -20,6 +20,8 @@ from mgcli.extract.backbone import Backbone, BackboneError
 from mgcli.extract.inputs import ClipRequest, InputReady
 from mgcli.extract.write_behind import WriteBehind
 
+# what others than torch's own allocator of a GPU say: that of a CPU, that of pinned memory, and cuBLAS
+_NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _FLOAT16_OVERFLOWS = 65520.0  # and all above it, rounded to the nearest
 _Results = tuple[Tensor, dict[str, Tensor]]  # tokens (B, N, D) and companions (B, N, ...) of a chunk
 
@@ -248,4 +250,4 @@ def _cannot_compile(error: RuntimeError) -> bool:
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _NO_MEMORY)

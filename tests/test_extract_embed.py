@@ -118,6 +118,31 @@ def test_a_compiled_network_sees_one_batch_size(cache: FeatureCache, monkeypatch
     assert tokens[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes",
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_batches_are_halved_whoever_lacks_memory(
+    cache: FeatureCache, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    Events(monkeypatch)
+
+    class Small(StandIn):
+        def embed_on_device(self, inputs: Tensor, network: object) -> tuple[Tensor, dict[str, Tensor]]:
+            if len(inputs) > 1:
+                raise RuntimeError(words)
+            return super().embed_on_device(inputs, network)
+
+    backbone = Small()
+    tokens = embed(cache, backbone, 5)
+    assert [len(batch) for batch in backbone.batches] == [1] * 5
+    assert tokens[:, 0].tolist() == [0, 1, 2, 3, 4]
+
+
 def test_a_gpu_is_made_the_usual_one_for_as_long_as_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
 
