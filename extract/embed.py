@@ -22,6 +22,7 @@ from mgcli.extract.write_behind import WriteBehind
 
 # what others than torch's own allocator of a GPU say: that of a CPU, that of pinned memory, and cuBLAS
 _NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_ROUNDED_AT_ONCE = 1 << 15  # numbers; for more torch would take threads from the network
 _FLOAT16_OVERFLOWS = 65520.0  # and all above it, rounded to the nearest
 _Results = tuple[Tensor, dict[str, Tensor]]  # tokens (B, N, D) and companions (B, N, ...) of a chunk
 
@@ -227,7 +228,12 @@ def _as_float16(tokens: np.ndarray) -> np.ndarray:
     """(N, D) float32 rounded by torch, to numpy's bits and much faster; as they are where a number does not fit."""
     if max(-tokens.min(), tokens.max()) >= _FLOAT16_OVERFLOWS:  # the writer will say so, or that one is none
         return tokens
-    return torch.from_numpy(tokens).to(torch.float16).numpy()
+    rounded = np.empty(tokens.shape, np.float16)
+    step = max(1, _ROUNDED_AT_ONCE // tokens.shape[1])
+    for start in range(0, len(tokens), step):
+        rows = slice(start, start + step)
+        torch.from_numpy(rounded[rows]).copy_(torch.from_numpy(tokens[rows]))
+    return rounded
 
 
 def _joined(chunks: list[Tensor]) -> Tensor:
