@@ -54,6 +54,11 @@ class FeatureWriter:
         self._opened_at = self._committed_at = time.monotonic()
         self._commit_cost_s = 0.0
 
+    @property
+    def dtype(self) -> str:
+        """What tokens are stored as: float16, bfloat16 or float32."""
+        return self._spec.dtype
+
     def __enter__(self) -> FeatureWriter:
         return self
 

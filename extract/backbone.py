@@ -10,6 +10,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, get_args, get_type_hints
 
@@ -154,8 +155,15 @@ def scale_pictures(pictures: Tensor, mean: Sequence[float], std: Sequence[float]
         (B, 3, T, H, W) float32.
     """
     x = pictures.permute(0, 4, 1, 2, 3).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-    middle, scale = (torch.tensor(each, device=x.device).view(3, 1, 1, 1) for each in (mean, std))
+    middle, scale = (_by_channel(tuple(each), x.device) for each in (mean, std))
     return x.sub_(middle).div_(scale)
+
+
+@lru_cache(64)
+def _by_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """(C, 1, 1, 1), made once: a GPU that is given numbers ends all its work first."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device).view(-1, 1, 1, 1)
 
 
 def create_backbone(

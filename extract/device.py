@@ -7,6 +7,8 @@ SwinFace no faster (0.999 and 0.997 of the time), and on a GPU it is not measure
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -14,6 +16,7 @@ from mgcli.extract.backbone import Backbone, BackboneError
 
 BATCH_SIZE_CPU = 2
 BATCH_SIZE_CUDA = 32
+MOST_DECODER_THREADS = 16  # each thread more holds a frame more, and delays the first frame after a seek
 COMPILE_FROM_CLIPS = 5000  # compiling takes a minute or two; a GPU embeds so many clips in a few seconds to minutes
 
 
@@ -32,6 +35,17 @@ def choose_device(device: str | None = None) -> torch.device:
         raise BackboneError(
             f"no device {device!r} here: {str(error).splitlines()[0]}; leave --device out, or look with: mgcli doctor"
         ) from error
+
+
+@contextmanager
+def on_device(device: torch.device) -> Iterator[None]:
+    """Makes a GPU the one that this thread means where it names none: for pinned memory, streams and events.
+
+    Without, all of these would be of the first GPU, whichever one computes: its memory would be taken too, and waiting
+    for an event would not wait for the work.
+    """
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        yield
 
 
 def choose_precision(precision: str, kind: type[Backbone], device: torch.device) -> str:
@@ -78,8 +92,8 @@ def choose_workers(workers: int | None) -> int:
 
 
 def choose_decoder_threads(workers: int) -> int:
-    """Threads of each decoder, so that all of them together use the cores once."""
-    return max(1, num_cores() // max(1, workers))
+    """Threads of each decoder, so that all of them together use the cores once; FFmpeg advises against more than 16."""
+    return max(1, min(MOST_DECODER_THREADS, num_cores() // max(1, workers)))
 
 
 def choose_compile(compile: str, device: torch.device, num_clips: int) -> bool:

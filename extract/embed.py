@@ -20,6 +20,10 @@ from mgcli.extract.backbone import Backbone, BackboneError
 from mgcli.extract.inputs import ClipRequest, InputReady
 from mgcli.extract.write_behind import WriteBehind
 
+# what others than torch's own allocator of a GPU say: that of a CPU, that of pinned memory, and cuBLAS
+_NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_ROUNDED_AT_ONCE = 1 << 15  # numbers; for more torch would take threads from the network
+_FLOAT16_OVERFLOWS = 65520.0  # and all above it, rounded to the nearest
 _Results = tuple[Tensor, dict[str, Tensor]]  # tokens (B, N, D) and companions (B, N, ...) of a chunk
 
 
@@ -142,10 +146,11 @@ class ModalityEmbedder:
                     results = [self._chunk(chunk) for chunk in chunks]
                     self.device_s += time.perf_counter() - start_s
                     return _Launched(batch, results)
+                stream = torch.cuda.current_stream(self._backbone.device)  # of this GPU, whichever is the usual one
                 started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-                started.record()
+                started.record(stream)
                 results = [self._chunk(chunk) for chunk in chunks]
-                ended.record()
+                ended.record(stream)
                 return _Launched(batch, results, started, ended)
             except RuntimeError as error:
                 if self._network is not self._backbone and _cannot_compile(error):
@@ -163,15 +168,15 @@ class ModalityEmbedder:
 
     def _chunk(self, inputs: list[Tensor]) -> _Results:
         """Tokens and companions of a few inputs, on their way to the CPU."""
-        stacked = torch.stack(inputs)  # (B, ...)
-        if self._network is not self._backbone and len(inputs) < self._batch_size:
-            # a compiled network is one for this batch size: others would be compiled anew
-            repeated = stacked[-1:].expand(self._batch_size - len(inputs), *stacked.shape[1:])
-            stacked = torch.cat([stacked, repeated])
-        if self._backbone.device.type == "cuda":
-            stacked = stacked.pin_memory()
-        tokens, kept = self._backbone.embed_on_device(stacked, self._network)
         count = len(inputs)
+        # a compiled network is one for this batch size: others would be compiled anew
+        size = self._batch_size if self._network is not self._backbone else count
+        # at once into memory that a GPU reads by itself: new plain memory takes five times as long to fill
+        pinned = self._backbone.device.type == "cuda"
+        stacked = torch.empty((size, *inputs[0].shape), dtype=inputs[0].dtype, pin_memory=pinned)  # (B, ...)
+        torch.stack(inputs, out=stacked[:count])
+        stacked[count:] = inputs[-1]
+        tokens, kept = self._backbone.embed_on_device(stacked, self._network)
         return _to_host(tokens[:count]), {name: _to_host(each[:count]) for name, each in kept.items()}
 
     def _collect_oldest(self) -> None:
@@ -181,9 +186,9 @@ class ModalityEmbedder:
             launched.ended.synchronize()
             self.waited_s += time.perf_counter() - started
             self.device_s += launched.started.elapsed_time(launched.ended) / 1000
-        tokens = torch.cat([each for each, _ in launched.results])  # (B, N, D)
+        tokens = _joined([each for each, _ in launched.results])  # (B, N, D)
         names = launched.results[0][1]
-        kept = {name: torch.cat([each[name] for _, each in launched.results]) for name in names}
+        kept = {name: _joined([each[name] for _, each in launched.results]) for name in names}
         for row, ready in enumerate(launched.batch):
             self._collect(ready, tokens[row].numpy(), {name: each[row].numpy() for name, each in kept.items()})
         self._behind.do(self._writer.commit_if_due)
@@ -202,10 +207,11 @@ class ModalityEmbedder:
 
     def _write(self, request: ClipRequest, windows: list[_Embedded]) -> None:
         """Give a whole clip to the writer; runs in the writer's thread."""
+        tokens = np.concatenate([window.tokens for window in windows])
         try:
             self._writer.add(
                 request.clip_id,
-                np.concatenate([window.tokens for window in windows]),
+                tokens if self._writer.dtype != "float16" else _as_float16(tokens),
                 source=request.source,
                 view=request.view_number,
                 time_s=np.concatenate([window.time_s for window in windows]),
@@ -216,6 +222,23 @@ class ModalityEmbedder:
             self._written.append((request, str(error)))
         else:
             self._written.append((request, ""))
+
+
+def _as_float16(tokens: np.ndarray) -> np.ndarray:
+    """(N, D) float32 rounded by torch, to numpy's bits and much faster; as they are where a number does not fit."""
+    if max(-tokens.min(), tokens.max()) >= _FLOAT16_OVERFLOWS:  # the writer will say so, or that one is none
+        return tokens
+    rounded = np.empty(tokens.shape, np.float16)
+    step = max(1, _ROUNDED_AT_ONCE // tokens.shape[1])
+    for start in range(0, len(tokens), step):
+        rows = slice(start, start + step)
+        torch.from_numpy(rounded[rows]).copy_(torch.from_numpy(tokens[rows]))
+    return rounded
+
+
+def _joined(chunks: list[Tensor]) -> Tensor:
+    """(B, ...) of all chunks; of a single one without a copy."""
+    return chunks[0] if len(chunks) == 1 else torch.cat(chunks)
 
 
 def _to_host(tensor: Tensor) -> Tensor:
@@ -233,4 +256,4 @@ def _cannot_compile(error: RuntimeError) -> bool:
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _NO_MEMORY)

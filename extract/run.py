@@ -14,7 +14,7 @@ from mgcli.cache import FeatureCache
 from mgcli.extract.decoder import Decoders, InlineDecoders
 from mgcli.extract.decoder_library import choose_library
 from mgcli.extract.decoder_process import DecoderProcesses
-from mgcli.extract.device import choose_batch_size, choose_decoder_threads, choose_workers
+from mgcli.extract.device import choose_batch_size, choose_decoder_threads, choose_workers, on_device
 from mgcli.extract.embed import ModalityEmbedder
 from mgcli.extract.feed import Feed
 from mgcli.extract.inputs import ClipEvent, ClipFailed, InputReady, by_file, read_file
@@ -55,6 +55,7 @@ def run_extraction(
     behind = WriteBehind()
     clock = RunClock(decoders.count, embedders.values(), behind, library)
     with ExitStack() as stack:
+        stack.enter_context(on_device(device))
         jobs = feed.jobs(stages)
         for stage in stages:
             writer = stack.enter_context(stage.feature_set.writer())
