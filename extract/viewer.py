@@ -164,7 +164,7 @@ def _absent(absent: Sequence[AbsentTokens]) -> Markup | str:
     rows = [[each.feature_set, each.reason] for each in absent]
     caption = "Feature sets without tokens of this clip"
     return html_details(
-        f"{len(rows)} feature set(s) of the cache have no tokens of this clip",
+        f"Feature sets of the cache that have no tokens of this clip: {len(rows)}",
         html_table(["feature set", "why"], rows, caption=caption),
     )
 

@@ -23,7 +23,7 @@ from mgcli.fuse.report_clip_table import judged_clips, used_clips
 from mgcli.fuse.report_clips import clips_section
 from mgcli.fuse.report_data import data_section
 from mgcli.fuse.report_grid import grid_section
-from mgcli.fuse.report_group import RunGroup, group_runs
+from mgcli.fuse.report_group import RunGroup, counted, group_runs
 from mgcli.fuse.report_map import MapConfig, expect_map
 from mgcli.fuse.report_modalities import modalities_section
 from mgcli.fuse.report_plot import with_plots
@@ -68,7 +68,7 @@ class Report:
     def summary(self) -> str:
         """For people."""
         runs = sum(len(group.runs) for group in self.groups)
-        about = f"{runs} run(s) in {len(self.groups)} group(s), {self.num_bytes / 1e6:.1f} MB"
+        about = f"{counted(runs, 'run')} in {counted(len(self.groups), 'group')}, {self.num_bytes / 1e6:.1f} MB"
         return f"wrote {self.out}: {about}; open it with any browser"
 
 
@@ -107,7 +107,7 @@ def write_report(
     sections: list[Section] = []
     for group in groups:
         if say is not None:
-            say(f"{group.task}: {len(group.runs)} run(s)")
+            say(f"{group.task}: {counted(len(group.runs), 'run')}")
         sections += group_sections(group, cache, token_map)
     warnings = list(dict.fromkeys(text for group in groups for text in group.warnings))
     page = Page(
@@ -163,8 +163,9 @@ def _lead(groups: Sequence[RunGroup]) -> str:
     parts = []
     for group in groups:
         counts = group.run.config["clips"]["counts"].get(group.split, {"clips": 0, "subjects": 0})
+        others = f" and {counted(len(group.runs) - 1, 'other run')}" if len(group.runs) > 1 else ""
         parts.append(
-            f"{group.name} and {len(group.runs) - 1} other run(s) on {counts['clips']:,} {group.split} clips of "
-            f"{counts['subjects']:,} subjects ({group.run.protocol or 'own clip table'})"
+            f"{group.name}{others} on {counts['clips']:,} {group.split} clips of "
+            f"{counted(counts['subjects'], 'subject')} ({group.run.protocol or 'own clip table'})"
         )
     return "; ".join(parts) + "."

@@ -100,5 +100,5 @@ def _errors(group: RunGroup) -> Markup:
         "Expected calibration error in percent and log loss, as they are and with the temperature that the validation "
         "clips give; mean over seeds."
     )
-    header = ["head", "error", "with temperature", "temperature", "log loss", "with temperature"]
+    header = ["head", "error, %", "with temperature", "temperature", "log loss", "with temperature"]
     return html_table(header, rows, caption=caption)

@@ -9,7 +9,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from mgcli.cache import SPLITS, Section, class_group, html_table
-from mgcli.fuse.report_group import RunGroup, not_shown
+from mgcli.fuse.report_group import RunGroup, counted, not_shown
 from mgcli.fuse.report_plot import folded_table
 
 
@@ -29,7 +29,7 @@ def data_section(group: RunGroup, table: pd.DataFrame | str) -> Section:
     )
     drawn = config["clips"]["drawn_val_subjects"]
     if drawn:
-        about += f" {len(drawn)} training subject(s) were drawn for validation."
+        about += f" For validation, {counted(len(drawn), 'training subject')} stood aside."
     splits = html_table(
         ["split", "clips", "subjects"],
         [

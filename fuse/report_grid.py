@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mgcli.cache import Section, html_table
-from mgcli.fuse.report_group import RunGroup, varied_options
+from mgcli.fuse.report_group import RunGroup, counted, varied_options
 from mgcli.fuse.report_plot import Plot, axis_labels, heat_map, hover, percent, spoken
 from mgcli.fuse.run import Run
 
@@ -93,4 +93,4 @@ def _hover(means: dict[tuple[str, str], list[float | None]], row: str, column: s
     if val is None:
         return hover(row, column, "no run")
     lines = [f"validation {percent(val / 100)} %", *([f"test {percent(test / 100)} %"] if test is not None else [])]
-    return hover(row, column, *lines, f"{count} run(s)")
+    return hover(row, column, *lines, counted(count, "run"))

@@ -12,7 +12,7 @@ from mgcli.cache import MgcliError, Section, html_table
 from mgcli.fuse.loop import predict_probabilities
 from mgcli.fuse.paired import compare_paired, p_text
 from mgcli.fuse.predict import trained_heads
-from mgcli.fuse.report_group import RunGroup, not_shown
+from mgcli.fuse.report_group import RunGroup, counted, not_shown
 from mgcli.fuse.report_plot import Plot, axis_labels, hover, percent, signed
 from mgcli.fuse.score_table import ScoreTable, score_table
 from mgcli.fuse.selection import Selection
@@ -146,7 +146,7 @@ def _picture(group: RunGroup, parts: list[Part]) -> Markup:
 
 
 def _hover(part: Part) -> str:
-    lines = [part.name, f"top-1 {percent(float(np.mean(part.top1)))} %, {len(part.top1)} seed(s)"]
+    lines = [part.name, f"top-1 {percent(float(np.mean(part.top1)))} %, {counted(len(part.top1), 'seed')}"]
     if part.lead is not None and part.p is not None:
         lines.append(f"{signed(-part.lead)} points when hidden, p {p_text(part.p)} (subjects, Holm)")
     return hover(*lines)

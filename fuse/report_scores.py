@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 from mgcli.cache import Section, html_table
 from mgcli.fuse.paired import PairedTest, compare_paired, p_text
-from mgcli.fuse.report_group import RunGroup, not_shown
+from mgcli.fuse.report_group import RunGroup, counted, not_shown
 from mgcli.fuse.report_plot import Plot, axis_labels, hover, signed, spoken, spread
 from mgcli.fuse.score_table import ScoreError
 from mgcli.fuse.task import TASKS
@@ -126,9 +126,9 @@ def _paired_table(group: RunGroup, tests: list[PairedTest]) -> Markup:
     ]
     caption = (
         f"{group.name} against the others on the same {group.split} clips. Two-sided p-values, by flipping the signs "
-        f"of whole subjects and by McNemar's exact test over clips, corrected for {len(tests)} comparison(s) by Holm. "
-        "Believe the first where the claim is about new people."
+        f"of whole subjects and by McNemar's exact test over clips, corrected for "
+        f"{counted(len(tests), 'comparison')} by Holm. Believe the first where the claim is about new people."
     )
     return html_table(
-        ["against", "clips", "subjects", "top-1 lead", "p, subjects", "p, McNemar"], rows, caption=caption
+        ["against", "clips", "subjects", "top-1 lead, points", "p, subjects", "p, McNemar"], rows, caption=caption
     )

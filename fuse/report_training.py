@@ -94,7 +94,7 @@ def _plot(group: RunGroup, history: pd.DataFrame, seeds: list[Any], score: str, 
                 }
             )
     layout = {"xaxis": {"title": {"text": "epoch"}}, "yaxis": {"title": {"text": title}, "rangemode": "tozero"}}
-    caption = f"{group.name}: {title.rstrip(', %')} by epoch, a line for each of {len(seeds)} seed(s)."
+    caption = f"{group.name}: {title.rstrip(', %')} by epoch, a line for each seed ({len(seeds)})."
     rows = []
     for seed in seeds:
         own = history[history["seed"] == seed]

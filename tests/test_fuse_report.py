@@ -216,7 +216,7 @@ def test_a_run_of_other_clips_is_not_tested_and_the_rest_are(copied: Path) -> No
     file.write_text(re.sub(r"^c0", "other0", file.read_text(), flags=re.MULTILINE))
     said = text_of(html_of(copied, runs), "gesture-scores")
     assert "Not tested: concat: concat was not scored on any of the 32 clips" in said
-    assert "corrected for 5 comparison(s)" in said
+    assert "corrected for 5 comparisons" in said
 
 
 def test_an_ensemble_has_a_page_without_what_it_has_not(copied: Path) -> None:

@@ -38,6 +38,12 @@ def typed_commands() -> list[str]:
     return commands
 
 
+def named_commands(text: str) -> list[str]:
+    """Every command with `mgcli` in front that a text names in backquotes: in sentences, bullets and tables."""
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    return list(dict.fromkeys(" ".join(each.split()) for each in re.findall(r"`(mgcli\s[^`]*)`", text)))
+
+
 def parsed(line: str) -> list[str]:
     """The words of a command, after the command line has read them as it would; nothing is run."""
     words = shlex.split(line.replace("$SLURM_ARRAY_TASK_ID", "0"))[1:]
@@ -46,7 +52,9 @@ def parsed(line: str) -> list[str]:
     while hasattr(command, "commands") and words and words[0] in command.commands:
         path.append(words[0])
         command, words = command.commands[words[0]], words[1:]
-    command.make_context(" ".join(path), words, resilient_parsing=False)
+    context = command.make_context(" ".join(path), words.copy(), resilient_parsing=False)
+    if hasattr(command, "commands") and words and not words[0].startswith("-"):
+        command.resolve_command(context, words)  # which says that there is no such command
     return path
 
 
