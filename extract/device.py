@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 
@@ -39,13 +39,22 @@ def choose_device(device: str | None = None) -> torch.device:
 
 @contextmanager
 def on_device(device: torch.device) -> Iterator[None]:
-    """Makes a GPU the one that this thread means where it names none: for pinned memory, streams and events.
+    """Makes a GPU the one that this thread means where it names none, and its float32 convolutions float32.
 
-    Without, all of these would be of the first GPU, whichever one computes: its memory would be taken too, and waiting
-    for an event would not wait for the work.
+    Without, pinned memory, streams and events would be of the first GPU, whichever one computes: its memory would be
+    taken too, and waiting for an event would not wait for the work. cuDNN would take convolutions in TF32, with tokens
+    that hang on the batch in their fourth digit.
     """
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+    if device.type != "cuda":
         yield
+        return
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        with torch.cuda.device(device):
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def choose_precision(precision: str, kind: type[Backbone], device: torch.device) -> str:
