@@ -1,4 +1,4 @@
-"""What a head takes for noise in its tokens."""
+"""What a head takes for noise in its tokens, and what it can tell of their places."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mgcli.fuse.data import ClipTensors, ModalityTokens, TokenStatistics, token_statistics
+from mgcli.fuse.layers import TokenInput
 
 
 def statistics_of(tokens: Tensor) -> TokenStatistics:
@@ -41,3 +42,12 @@ def test_numbers_that_all_say_something_of_their_own_are_not_taken_for_noise(dim
     mixing = torch.linalg.qr(torch.randn(dim, dim, generator=generator))[0]
     found = statistics_of((torch.randn(num_tokens, dim, generator=generator) * spread) @ mixing)
     assert (found.axis_std > found.noise_std).float().mean() > 0.6
+
+
+def test_a_sum_of_tokens_tells_their_order() -> None:
+    """Attention adds tokens up: without a stretch by place the same tokens in another order would add up alike."""
+    torch.manual_seed(0)
+    head_input = TokenInput(4, 16)
+    tokens, time = torch.randn(1, 8, 4), torch.linspace(0, 1, 8)[None]
+    added = [head_input(each, time).sum(dim=1) for each in (tokens, tokens.flip(1))]
+    assert (added[0] - added[1]).abs().mean() > 0.1
