@@ -214,7 +214,7 @@ class JointClassifier(nn.Module):
     What a modality's vector holds whatever the clip shows would make a product mostly one modality's own
     numbers, times a constant. `centre` lets training begin without: on planted exclusive-ors of four modalities
     the products then correlate with the label more than twice as well before the first step. The products begin as
-    large as the vectors that they stand beside: smaller ones were found later, or not at all with some seeds.
+    large as the vectors that they stand beside: smaller ones were found later, and with fewer seeds at all.
     """
 
     def __init__(self, modalities: tuple[str, ...], width: int, rank: int, num_classes: int, dropout: float) -> None:
