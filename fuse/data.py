@@ -18,6 +18,7 @@ from mgcli.fuse.stored_tokens import PinnedTokens, StoredTokens
 
 MAX_STATISTICS_TOKENS = 1 << 14  # enough for a mean, a spread and the strongest axes
 MAX_AXES_TOKENS = 2048  # of tokens wider than this, the axes come from this many tokens
+NOISE_QUANTILES = (0.1, 0.25, 0.5)  # of the axes, from the weakest: each says how strong noise would be
 
 
 @dataclass(frozen=True)
@@ -254,9 +255,11 @@ def _principal_axes(standard: Tensor) -> tuple[Tensor, Tensor]:
 def _noise_edge(variance: Tensor, num_tokens: int, dim: int) -> float:
     """Variance that pure noise would hardly exceed along its strongest axis.
 
-    The median axis is taken for noise, and Marchenko-Pastur's law says how far sampling spreads the
-    variances of noise (as in Gavish and Donoho 2014, arXiv 1305.5870). Tokens of a trained network have
-    spectra that fall steeply, so that hardly any axis of theirs counts as noise.
+    Marchenko-Pastur's law says how far sampling spreads the variances of noise (as in Gavish and Donoho 2014,
+    arXiv 1305.5870). Where the weaker axes are noise, each of them tells its level alike; the median one by
+    itself would have half of all axes be noise. Of NOISE_QUANTILES the one that tells the lowest level is
+    believed: a spectrum that falls on below its median is no noise there. So hardly any axis counts as noise
+    of tokens of a few numbers that all mean something, or of those of a trained network.
     """
     if len(variance) < 2 or dim < 2:
         return 0.0
@@ -265,5 +268,8 @@ def _noise_edge(variance: Tensor, num_tokens: int, dim: int) -> float:
     low, high = (1 - math.sqrt(small)) ** 2, (1 + math.sqrt(small)) ** 2
     x = torch.linspace(low, high, 2001, dtype=torch.float64)[1:-1]
     share = (((high - x) * (x - low)).sqrt() / x).cumsum(0)
-    median = float(x[int((share < share[-1] / 2).sum())]) * max(ratio, 1.0)
-    return float(variance.median()) / median * (1 + math.sqrt(ratio)) ** 2
+    share /= share[-1].clone()
+    rank = (torch.tensor(NOISE_QUANTILES, dtype=torch.float64) * len(variance)).long()  # from the weakest axis
+    expected = x[torch.searchsorted(share, (rank + 0.5) / len(variance)).clamp_max(len(x) - 1)] * max(ratio, 1.0)
+    level = variance.cpu().flip(0)[rank] / expected
+    return float(level.min()) * (1 + math.sqrt(ratio)) ** 2

@@ -104,4 +104,5 @@ def test_a_modality_that_is_gone_costs_no_more_than_training_without_it(tmp_path
     retrained = top1(cache, tmp_path / "runs", f"single_{left}", TrainConfig(min_steps=250), left)
     assert whole > 0.9
     assert retrained < 0.6
-    assert dropped >= retrained - 0.05
+    # The bit that is gone can only be guessed: that is right in 0.456 to 0.544 of these clips, whoever guesses.
+    assert dropped >= retrained - 0.1

@@ -1,0 +1,53 @@
+"""What a head takes for noise in its tokens, and what it can tell of their places."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mgcli.fuse.data import ClipTensors, ModalityTokens, TokenStatistics, token_statistics
+from mgcli.fuse.layers import TokenInput
+
+
+def statistics_of(tokens: Tensor) -> TokenStatistics:
+    """Of (n, D) tokens, one a clip."""
+    clips = torch.arange(len(tokens))
+    modality = ModalityTokens(
+        tokens=tokens,
+        valid=torch.ones(len(tokens), dtype=torch.bool),
+        time=torch.full((len(tokens),), 0.5),
+        start=clips[:, None],
+        count=torch.ones(len(tokens), 1, dtype=torch.int64),
+    )
+    return token_statistics(ClipTensors({"video": modality}, torch.zeros_like(clips), 512), clips)["video"]
+
+
+@pytest.mark.parametrize(("dim", "num_tokens"), [(4, 8000), (64, 16_000), (256, 2000), (768, 500)])
+def test_of_noise_with_one_direction_in_it_only_that_direction_stands_out(dim: int, num_tokens: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(num_tokens, dim, generator=generator)
+    tokens += 3 * torch.randn(num_tokens, 1, generator=generator) * torch.ones(dim) / dim**0.5
+    found = statistics_of(tokens)
+    standing_out = 1 - (found.noise_std / found.axis_std) ** 2
+    assert standing_out[0] > 0.4
+    assert standing_out[1:].max() < 0.05
+
+
+@pytest.mark.parametrize(("dim", "num_tokens"), [(3, 4000), (6, 100), (30, 760)])
+def test_numbers_that_all_say_something_of_their_own_are_not_taken_for_noise(dim: int, num_tokens: int) -> None:
+    spread = torch.from_numpy(np.geomspace(1.0, 0.05, dim)).float()
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.linalg.qr(torch.randn(dim, dim, generator=generator))[0]
+    found = statistics_of((torch.randn(num_tokens, dim, generator=generator) * spread) @ mixing)
+    assert (found.axis_std > found.noise_std).float().mean() > 0.6
+
+
+def test_a_sum_of_tokens_tells_their_order() -> None:
+    """Attention adds tokens up: without a stretch by place the same tokens in another order would add up alike."""
+    torch.manual_seed(0)
+    head_input = TokenInput(4, 16)
+    tokens, time = torch.randn(1, 8, 4), torch.linspace(0, 1, 8)[None]
+    added = [head_input(each, time).sum(dim=1) for each in (tokens, tokens.flip(1))]
+    assert (added[0] - added[1]).abs().mean() > 0.1
