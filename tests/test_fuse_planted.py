@@ -94,8 +94,9 @@ def test_where_nothing_is_planted_intervals_lie_above_chance_as_rarely_as_they_s
 
 @pytest.mark.parametrize("gone", ["video", "pose"])
 def test_a_modality_that_is_gone_costs_no_more_than_training_without_it(tmp_path: Path, gone: str) -> None:
-    # Four classes, one for each pair of bits: without a modality half of the clips can still be told.
-    cache = planted_cache(tmp_path / "features", rule="product", num_train=240, num_test=1000)
+    # Four classes, one for each pair of bits: without a modality half of the clips can still be told. The bit that is
+    # gone can only be guessed; of so many test clips whoever guesses tells about as many.
+    cache = planted_cache(tmp_path / "features", rule="product", num_train=240, num_test=8000)
     left = "pose" if gone == "video" else "video"
     config = TrainConfig(min_steps=250, modality_dropout=0.3)
     run = train_head(cache, "gesture", head="inter_fusion", seeds=1, config=config, runs=tmp_path / "runs")
@@ -104,5 +105,4 @@ def test_a_modality_that_is_gone_costs_no_more_than_training_without_it(tmp_path
     retrained = top1(cache, tmp_path / "runs", f"single_{left}", TrainConfig(min_steps=250), left)
     assert whole > 0.9
     assert retrained < 0.6
-    # The bit that is gone can only be guessed: that is right in 0.456 to 0.544 of these clips, whoever guesses.
-    assert dropped >= retrained - 0.1
+    assert dropped >= retrained - 0.05
