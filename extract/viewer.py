@@ -34,6 +34,7 @@ from mgcli.extract.view_media import ClipMedia
 
 SHOWN_CLASSES = 5
 MAX_MAPS = 64  # times at which a map over the picture is kept; of more, every so manyth
+STANDS_OUT = 3.0  # times the mean over all places: what stands out so far is painted as strongly as may be
 
 
 def viewer_section(
@@ -220,13 +221,17 @@ def _url(picture: bytes) -> str:
 
 
 def _map(trace: TokenTrace, values: np.ndarray) -> dict[str, Any]:
-    """Values over places at each time, in parts of the highest: times (G,), values (G, P)."""
+    """Values over places at each time, times (G,), values (G, P), as shares of what is painted most strongly.
+
+    That is the highest, or STANDS_OUT times the mean if it is more: what hardly prefers any place is pale everywhere.
+    """
     placed = trace.place >= 0
     times, group = np.unique(trace.time_s[placed].round(4), return_inverse=True)
     summed = np.zeros((len(times), trace.num_places))
     np.add.at(summed, (group.ravel(), trace.place[placed]), values[placed])
     kept = np.arange(0, len(times), max(1, -(-len(times) // MAX_MAPS)))
-    return {"times": times[kept].tolist(), "values": (summed[kept] / max(summed.max(), 1e-12)).round(3).tolist()}
+    full = max(summed.max(), STANDS_OUT * summed.mean(), 1e-12)
+    return {"times": times[kept].tolist(), "values": (summed[kept] / full).round(3).tolist()}
 
 
 def _seen_box(spec: FeatureSpec, size_px: tuple[int, int]) -> list[float]:

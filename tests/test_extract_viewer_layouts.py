@@ -67,7 +67,7 @@ def test_the_report_draws_the_attention_of_the_run(project: Path) -> None:
     expected = {"grid": attention["video"][1:].reshape(8, 49), "joints": attention["pose"].reshape(16, 22)}
     for name, values in expected.items():
         assert data[name]["layer"] == f"attention, {'video' if name == 'grid' else 'pose'}"
-        np.testing.assert_allclose(data[name]["values"], values / values.max(), atol=6e-4)
+        np.testing.assert_allclose(data[name]["values"], values / max(values.max(), 3 * values.mean()), atol=6e-4)
     assert data["grid"]["side"] == 7
     assert tuple(data["grid"]["box"]) == BOX
     assert data["joints"]["places"] == list(range(22))
