@@ -12,7 +12,7 @@ from mgcli.fuse import FuseBenchConfig, TrainError, bench_fusion
 
 def test_bench_times_both_loops_and_its_figures_fit_together(tmp_path: Path) -> None:
     config = FuseBenchConfig(
-        clips=512, many_clips=512, epochs=2, seeds=2, rounds=1, workers=0, head="gated", device="cpu"
+        clips=512, many_clips=512, epochs=6, seeds=2, rounds=1, workers=0, head="gated", device="cpu"
     )
     report = bench_fusion(config, folder=tmp_path)
     assert not list(tmp_path.iterdir())
@@ -21,7 +21,7 @@ def test_bench_times_both_loops_and_its_figures_fit_together(tmp_path: Path) -> 
     assert report.over_best_plain <= report.over_plain
     # Nobody is fast by skipping work: all learn alike, and more than chance, 1 of 32, would give.
     for each in (report.ours, *report.plain):
-        assert each.val_top1 > 0.15
+        assert each.val_top1 > 0.5
         assert each.val_top1 == pytest.approx(report.ours.val_top1, abs=0.2)
     first = report.first_epoch
     assert (first.head, first.clips) == ("single_video", 512)
