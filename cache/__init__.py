@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mgcli.cache.doctor import Check, checks_text, installation_checks
     from mgcli.cache.doctor_project import find_project, storage_checks
     from mgcli.cache.durable import committed_file, sync, sync_all, writing
-    from mgcli.cache.entry_count import EntryCount
+    from mgcli.cache.entry_count import EntryCount, counted
     from mgcli.cache.errors import (
         CacheError,
         ClipTableError,
@@ -132,6 +132,7 @@ __all__ = [
     "collect_garbage",
     "committed_file",
     "compact",
+    "counted",
     "derive_layout",
     "describe_clips",
     "draw_validation",
@@ -186,7 +187,7 @@ __getattr__ = lazy_names(
         "doctor": "Check checks_text installation_checks",
         "doctor_project": "find_project storage_checks",
         "durable": "committed_file sync sync_all writing",
-        "entry_count": "EntryCount",
+        "entry_count": "EntryCount counted",
         "errors": "CacheError ClipTableError ClusterError LeakageError MgcliError NonFiniteTokensError ProjectError",
         "failures": "Failure",
         "feature_set": "FeatureSet",

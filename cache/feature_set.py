@@ -102,8 +102,7 @@ class FeatureSet:
     def count(self) -> EntryCount:
         """How many entries and clips it holds."""
         index = self.reader.index
-        rows = index.winners
-        return EntryCount.of(zip(index.clip_ids(rows), index.entries["view"][rows].tolist(), strict=True))
+        return EntryCount.of_columns(*(index.entries[name][index.winners] for name in ("id_hash", "view")))
 
     def refresh(self) -> None:
         """See parts that were committed, or removed, since the last look."""

@@ -91,7 +91,7 @@ def compact(
     winners = index.winners
     ids = index.clip_ids(winners)
     source, view = index.entries["source"][winners], index.entries["view"][winners]
-    count = EntryCount.of(zip(ids, view.tolist(), strict=True))
+    count = features.count()
     kind = companion_kinds(reader, winners)
     order = sorted(range(len(winners)), key=lambda i: (kind[i], ids[i], view[i], source[i]))
     entries = winners[np.array(order, dtype=np.int64)]

@@ -111,7 +111,7 @@ def verify_cache(
     problems = _cache_files_problems(cache)
     duplicates: list[Problem] = []
     num_parts = num_entries = num_views = 0
-    clips: set[str] = set()
+    clips: set[int] = set()  # hashes of their ids
     for folder in cache.set_folders():
         try:
             checked_json(folder / SPEC_FILE)
@@ -131,7 +131,7 @@ def verify_cache(
         whole = whole.joined(indices)
         num_entries += len(whole)
         num_views += int((whole.entries["view"] > 0).sum())
-        clips.update(whole.clip_ids(np.arange(len(whole))))
+        clips.update(whole.entries["id_hash"].tolist())
         duplicates += _duplicates(folder.name, whole)
     return VerifyReport(num_parts, EntryCount(len(clips), num_entries, num_views), problems, duplicates, fast)
 

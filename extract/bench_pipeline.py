@@ -23,7 +23,7 @@ from mgcli.extract.backbone import PRECISIONS, Backbone, BackboneError, create_b
 from mgcli.extract.backbone_mvit import MViTv2S
 from mgcli.extract.bench_input import make_input
 from mgcli.extract.bench_media import draw_clips, write_interviews
-from mgcli.extract.device import choose_batch_size, choose_device, choose_precision, num_cores
+from mgcli.extract.device import choose_batch_size, choose_device, choose_precision, num_cores, on_device
 from mgcli.extract.pipeline import extract_modalities
 from mgcli.extract.run_clock import RunProfile
 from mgcli.extract.video import index_video, plan_decode
@@ -180,7 +180,7 @@ def _time_forward(backbone: Backbone, batch_size: int, count: int) -> float:
     inputs = torch.stack([make_input(backbone, seed)[0] for seed in range(batch_size)])
     ready = backbone.finish(inputs.to(backbone.device)).to(PRECISIONS[backbone.precision])  # (B, ...)
     started = time.perf_counter()
-    with torch.inference_mode():
+    with on_device(backbone.device), torch.inference_mode():
         for first in range(0, count, batch_size):
             tokens = backbone(ready[: min(batch_size, count - first)])
         tokens.float().cpu()  # a GPU is waited for

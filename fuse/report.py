@@ -16,14 +16,14 @@ from typing import Any
 
 import pandas as pd
 
-from mgcli.cache import FeatureCache, Page, Section, expect_page_place
+from mgcli.cache import FeatureCache, Page, Section, counted, expect_page_place
 from mgcli.fuse.report_calibration import calibration_section
 from mgcli.fuse.report_classes import confusion_section, tail_section
 from mgcli.fuse.report_clip_table import judged_clips, used_clips
 from mgcli.fuse.report_clips import clips_section
 from mgcli.fuse.report_data import data_section
 from mgcli.fuse.report_grid import grid_section
-from mgcli.fuse.report_group import RunGroup, counted, group_runs
+from mgcli.fuse.report_group import RunGroup, group_runs
 from mgcli.fuse.report_map import MapConfig, expect_map
 from mgcli.fuse.report_modalities import modalities_section
 from mgcli.fuse.report_plot import with_plots

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from mgcli.cache import SPLITS, Section, class_group, html_table
-from mgcli.fuse.report_group import RunGroup, counted, not_shown
+from mgcli.cache import SPLITS, Section, class_group, counted, html_table
+from mgcli.fuse.report_group import RunGroup, not_shown
 from mgcli.fuse.report_plot import folded_table
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mgcli.cache import Section, html_table
-from mgcli.fuse.report_group import RunGroup, counted, varied_options
+from mgcli.cache import Section, counted, html_table
+from mgcli.fuse.report_group import RunGroup, varied_options
 from mgcli.fuse.report_plot import Plot, axis_labels, heat_map, hover, percent, spoken
 from mgcli.fuse.run import Run
 

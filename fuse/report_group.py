@@ -71,11 +71,6 @@ def not_shown(reason: str, what: str = "Not shown") -> Markup:
     return Markup('<p class="missing">{}: {}</p>').format(what, reason)
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 run`, `2 runs`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def group_runs(runs: Sequence[Run]) -> list[RunGroup]:
     """The runs by task, protocol and classes, each group in the order given."""
     found: dict[tuple[str, str | None, tuple[str, ...]], list[Run]] = {}

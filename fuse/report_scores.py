@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from mgcli.cache import Section, html_table
+from mgcli.cache import Section, counted, html_table
 from mgcli.fuse.paired import PairedTest, compare_paired, p_text
-from mgcli.fuse.report_group import RunGroup, counted, not_shown
+from mgcli.fuse.report_group import RunGroup, not_shown
 from mgcli.fuse.report_plot import Plot, axis_labels, hover, signed, spoken, spread
 from mgcli.fuse.score_table import ScoreError
 from mgcli.fuse.task import TASKS

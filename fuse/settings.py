@@ -39,7 +39,8 @@ class TrainConfig:
     (40) none but mixup's two. That is within noise; so they stay off. Balancing and views depend on what the data
     lack and were not compared.
 
-    token_dropout = 0.1 was compared on folds of the training clips of eight small sets, cross_modal_token_fusion:
+    token_dropout = 0.1 was compared on folds of the training clips of eight small sets, cross_modal_token_fusion with
+    a STRETCH of 0.2 (`mgcli.fuse.layers`):
     it gained where clips are few (GunPoint, 50 clips: .920 to .980; ItalyPowerDemand, 67: .910 to .955; wine, 124:
     .919 to .944) and nothing beyond noise from 200 clips on (OSULeaf, JapaneseVowels, breast cancer, digits).
     """
