@@ -214,7 +214,7 @@ class _Watch:
 def _of_all_tokens(tensors: ClipTensors, row: int, modality: str, attention: Tensor) -> np.ndarray:
     """(tokens of the clip,): the attention to the shown ones in their places, 0 for those that were thinned out."""
     count = tensors.modalities[modality].count[row, :1]  # (1,)
-    place, shown = shown_places(count, tensors.max_tokens)
+    place, shown = shown_places(count, int(count.max()), tensors.max_tokens)
     found = np.zeros(int(count), dtype=np.float32)
     found[place[shown].numpy()] = attention[shown[0]].numpy()
     return found

@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mgcli.fuse.data import Batch
 from mgcli.fuse.settings import TrainConfig
@@ -29,7 +28,7 @@ def augment(batch: Batch, num_classes: int, config: TrainConfig, generator: torc
     Returns:
         The batch, and (B, K) shares of each class in each clip.
     """
-    targets = F.one_hot(batch.labels, num_classes).float()
+    targets = targets_of(batch.labels, num_classes)
     if config.mixup:
         batch, targets = _mixed(batch, targets, config.mixup, generator)
     if config.token_dropout:
@@ -37,6 +36,12 @@ def augment(batch: Batch, num_classes: int, config: TrainConfig, generator: torc
     if config.modality_dropout and len(batch.mask) > 1:
         batch = _with_modalities_hidden(batch, config.modality_dropout, generator)
     return batch, targets
+
+
+def targets_of(labels: Tensor, num_classes: int) -> Tensor:
+    """(..., K) shares of each class: all of it for that of the (...) labels."""
+    # Unlike torch's one_hot it does not look at the numbers, for which a GPU would have to be waited for.
+    return (labels[..., None] == torch.arange(num_classes, device=labels.device)).float()
 
 
 def augments(config: TrainConfig) -> bool:

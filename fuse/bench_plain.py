@@ -26,7 +26,7 @@ from mgcli.cache import FeatureSet
 from mgcli.fuse.data import Batch
 from mgcli.fuse.head import FusionHead
 from mgcli.fuse.loss import Loss
-from mgcli.fuse.optimise import learning_rate_share, make_optimizer
+from mgcli.fuse.optimise import learning_rate_share
 from mgcli.fuse.settings import TrainConfig
 
 _Place = tuple[Path, int, int]  # a part's file, first row, one past the last row
@@ -72,7 +72,9 @@ def train_plainly(
         for split, y in labels.items()
     }
     loss_function = Loss.of(labels["train"].to(device), head.num_classes, config)
-    optimizer = make_optimizer(head, config)
+    matrices, vectors = ([each for each in head.parameters() if (each.ndim > 1) is wide] for wide in (True, False))
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
     num_steps = epochs * math.ceil(len(clip_ids["train"]) / batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_share(step, num_steps, config.warmup)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -100,8 +101,20 @@ class ClipTensors:
     @property
     def batch_draws(self) -> bool:
         """Whether a batch for training hangs on chance: clips have several views, or are thinned."""
-        longest = max(int(each.count.max()) for each in self.modalities.values())
-        return self.num_views > 1 or longest > self.max_tokens
+        return self.num_views > 1 or self.thins
+
+    @property
+    def thins(self) -> bool:
+        """Whether some clip has more tokens than it shows."""
+        return any(longest > self.max_tokens for _, longest in self._extremes.values())
+
+    @cached_property
+    def _extremes(self) -> dict[str, tuple[int, int]]:
+        """Modality -> the least and the most tokens of any clip."""
+        return {
+            name: (int(each.count.min()), int(each.count.max())) if each.count.numel() else (0, 0)
+            for name, each in self.modalities.items()
+        }
 
     @property
     def num_views(self) -> int:
@@ -151,7 +164,10 @@ class ClipTensors:
         column = torch.zeros_like(rows) if views is None else views
         for name, each in self.modalities.items():
             start, count = each.start[rows, column], each.count[rows, column]  # (B,)
-            place, shown = shown_places(count, self.max_tokens, jitter)
+            least, most = self._extremes[name]
+            # A GPU is asked for the longest clip of a batch only where clips differ: it would have to be waited for.
+            longest = most if least == most else int(count.max())
+            place, shown = shown_places(count, longest, self.max_tokens, jitter)
             index = (start[:, None] + place).where(shown, 0)
             tokens[name] = each.tokens[index]
             mask[name] = each.valid[index] & shown
@@ -164,18 +180,21 @@ class ClipTensors:
             yield self.batch(rows[start : start + size])
 
 
-def shown_places(count: Tensor, max_tokens: int, jitter: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+def shown_places(
+    count: Tensor, most: int, max_tokens: int, jitter: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
     """Which tokens of its own each clip shows, (B, N), and where that is one and not padding, (B, N) bool.
 
     Args:
         count: (B,) tokens that each clip has.
+        most: the largest of them.
         max_tokens: a clip that has more shows so many, evenly spread.
         jitter: take other tokens every time, drawn from this.
     """
-    longest = max(1, min(max_tokens, int(count.max())))
+    longest = max(1, min(max_tokens, most))
     place = torch.arange(longest, device=count.device).expand(len(count), -1)  # (B, N)
     shown = place < count[:, None]
-    if int(count.max()) > longest:
+    if most > longest:
         offset = torch.rand(place.shape, generator=jitter, device=count.device) if jitter is not None else 0.5
         spread = ((place + offset) * count[:, None] / longest).long()
         place = torch.where(count[:, None] > longest, spread, place)

@@ -1,42 +1,57 @@
-"""The training loop: one head, one seed, from fresh weights to the best state on validation clips.
+"""The training loop: a stack of heads, each from fresh weights to its best state on its validation clips.
 
-# Shapes: n clips, B batch, N tokens, K classes.
+One head alone is a stack of one. Each has its own seed, initial weights, order of the clips, rows to learn from and
+settings; every number that chance decides comes from its own generator, in the same order whatever stands beside it.
+What the heads of a stack share is the architecture, the clips, the batch size and the number of training clips.
+
+# Shapes: R heads, n training clips, B batch, N tokens, K classes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from mgcli.fuse.augment import augment
+from mgcli.fuse.augment import augment, augments, targets_of
 from mgcli.fuse.data import Batch, BatchList, ClipTensors
-from mgcli.fuse.dropout import draw_keys, drop_by_key
-from mgcli.fuse.head import FittedHead, FusionHead, HeadOutput
-from mgcli.fuse.loss import Loss, majority_share
-from mgcli.fuse.optimise import WeightAverage, learning_rate_share, make_optimizer
+from mgcli.fuse.dropout import draw_keys
+from mgcli.fuse.head import FittedHead, FusionHead
+from mgcli.fuse.loss import Loss
+from mgcli.fuse.optimise import Optimizer
+from mgcli.fuse.predict_clips import predict_stack, unfolded
 from mgcli.fuse.residency import batches_ahead
 from mgcli.fuse.sampling import draw_views, epoch_rows
-from mgcli.fuse.settings import TrainConfig, TrainError
+from mgcli.fuse.settings import TrainConfig
+from mgcli.fuse.stack import Stack, inputs_of
+from mgcli.fuse.stack_single import SingleHead
+from mgcli.fuse.watch import LossNotFiniteError, Watch, first_bad_step, validation_scores
 
-LEAST_GAIN = 0.003  # of the validation score, for patience to begin anew
+
+@dataclass(frozen=True, kw_only=True)
+class Replica:
+    """One training."""
+
+    head: FusionHead  # fresh, with its input statistics set
+    train_rows: Tensor  # (n,) int64
+    val_rows: Tensor  # int64, at least one
+    config: TrainConfig
+    generator: torch.Generator  # on the head's device
+    on_epoch: Callable[[dict[str, float]], None]  # called with each row of the history
 
 
-class LossNotFiniteError(TrainError):
-    """The loss became infinite or no number; what was good before is kept here."""
+@dataclass(frozen=True)
+class Fitted:
+    """What became of a replica, whose head is now in its best state; or what stopped it."""
 
-    def __init__(
-        self, step: int, config: TrainConfig, state: dict[str, Tensor], history: list[dict[str, float]]
-    ) -> None:
-        super().__init__(
-            f"the loss is not a finite number from step {step} on; try a lower learning rate than "
-            f"{config.learning_rate:g}, or a smaller grad_clip than {config.grad_clip:g}"
-        )
-        self.state = state  # the best on validation clips until then; empty before the end of the first epoch
-        self.history = history
+    number: int  # its place in what was given
+    history: list[dict[str, float]]
+    error: LossNotFiniteError | None
+    stack_size: int  # how many were trained together, itself included
 
 
 def fit_head(
@@ -56,7 +71,7 @@ def fit_head(
     unless a user's own head has layers that draw from torch's global generator.
 
     Args:
-        head: fresh, with its input statistics set.
+        head: fresh, with its input statistics set, on the clips' device.
         clips: all clips, where `place_clips` put them.
         train_rows: (n,) int64, the clips to learn from.
         val_rows: (n,) int64, the clips that choose the epoch; at least one.
@@ -71,120 +86,171 @@ def fit_head(
     Raises:
         LossNotFiniteError: the message names the step; the best state until then is in the error.
     """
-    batch_size, epochs = config.plan(len(train_rows))
     if isinstance(head, FittedHead):
         return head.fit(*(BatchList(clips, rows, config.batch_size) for rows in (train_rows, val_rows)))
-
-    dropout_key = drop_by_key(head)
-    labels = clips.labels[train_rows]
-    loss_function = Loss.of(labels, head.num_classes, config)
-    optimizer = make_optimizer(head, config)
-    steps_an_epoch = math.ceil(len(train_rows) / batch_size)
-    num_steps = epochs * steps_an_epoch
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_share(step, num_steps, config.warmup)
+    replica = Replica(
+        head=head, train_rows=train_rows, val_rows=val_rows, config=config, generator=generator, on_epoch=on_epoch
     )
-    average = WeightAverage(head, config.ema)
-    watch = Watch.of(labels, config, epochs)
-    history: list[dict[str, float]] = []
+    with SingleHead(head, clips.labels.device) as stack:
+        ((fitted,),) = Training([(0, replica)], stack, clips, on_step=on_step).run()
+    if fitted.error:
+        raise fitted.error
+    return fitted.history
 
-    def gather(rows: Tensor) -> Batch:
-        return clips.batch(rows, views=draw_views(len(rows), clips.num_views, generator), jitter=generator)
 
-    for epoch in range(epochs):
-        head.train()
-        losses, right = [], torch.zeros((), dtype=torch.int64, device=labels.device)
-        order, keys = epoch_rows(train_rows, labels, config, generator), draw_keys(steps_an_epoch, generator)
-        for batch, key in zip(batches_ahead(clips, order.split(batch_size), gather), keys, strict=True):
-            on_step()
-            dropout_key.copy_(key)
-            batch, targets = augment(batch, head.num_classes, config, generator)
-            output: HeadOutput = head(batch.tokens, batch.mask, batch.time)
-            loss = loss_function(output, batch.mask, targets)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(head.parameters(), config.grad_clip)
-            optimizer.step()
-            schedule.step()
-            average.update()
-            losses.append(loss.detach())
-            right += (output.logits.argmax(dim=1) == batch.labels).sum()
-        row: dict[str, float] = {
-            "epoch": epoch + 1,
-            "step": (epoch + 1) * steps_an_epoch,
-            "learning_rate": float(schedule.get_last_lr()[0]),
-            "train_loss": float(torch.stack(losses).mean()),
-            "train_top1": float(right) / len(train_rows),
-            **validation_scores(predict_probabilities(average.head, clips, val_rows), clips.labels[val_rows]),
-        }
-        bad_step = first_bad_step(torch.stack(losses), row, epoch * steps_an_epoch + 1)
+class Training:
+    """A stack of replicas, from fresh weights to the end of the last."""
+
+    def __init__(
+        self,
+        replicas: Sequence[tuple[int, Replica]],
+        stack: Stack,
+        clips: ClipTensors,
+        *,
+        on_step: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Args:
+        replicas: with their numbers; of one architecture, batch size and number of training clips.
+        stack: of their heads.
+        clips: all clips, on the stack's device.
+        on_step: called before each step.
+        """
+        self._courses = [_Course(number, replica, clips) for number, replica in replicas]
+        self._stack, self._clips, self._on_step, self._size = stack, clips, on_step, len(replicas)
+        self._optimizer = Optimizer(
+            stack.weights,
+            stack.columns_of_matrices(),
+            [each.config for each in self._courses],
+            [each.epochs * each.steps_an_epoch for each in self._courses],
+        )
+        # A batch of all replicas is one gather where they need not be thinned or changed each by itself: a GPU would be
+        # kept waiting by the small steps of so many.
+        self._one_gather = not (clips.thins or any(augments(each.config) for each in self._courses))
+
+    def run(self) -> Iterator[list[Fitted]]:
+        """Epoch after epoch; who is finished leaves the stack, and is trained no further for nothing."""
+        epoch = 0
+        while self._courses:
+            losses, right = self._train_epoch(epoch)
+            epoch += 1
+            ended = self._validate(epoch, losses, right)
+            if ended:
+                yield [each for _, each in ended]
+                gone = {place for place, _ in ended}
+                self._keep([place for place in range(len(self._courses)) if place not in gone])
+
+    def _keep(self, places: Sequence[int]) -> None:
+        self._courses = [self._courses[place] for place in places]
+        rows = torch.tensor(places, dtype=torch.int64, device=self._stack.weights.device)
+        self._stack.keep(rows)
+        self._optimizer.keep(rows, self._stack.weights)
+
+    def _train_epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """(R, steps) losses, and (R,) how many clips were told right; on the CPU, at the end."""
+        order, keys = (torch.stack(each) for each in zip(*(c.order_and_keys() for c in self._courses), strict=True))
+        loss = Loss(*(torch.stack(each) for each in zip(*(vars(c.loss).values() for c in self._courses), strict=True)))
+        first = self._courses[0]
+        losses, right = [], torch.zeros(len(order), dtype=torch.int64, device=order.device)
+        batches = batches_ahead(self._clips, order.split(first.batch_size, dim=1), self._gather)
+        for step, gathered in enumerate(batches):
+            self._on_step()
+            batch, targets = self._seen(gathered)
+            own, logits, gradient, read = self._stack.gradient(batch, targets, loss, keys[:, step])
+            self._optimizer.step(gradient, read, self._optimizer.numbers(epoch * first.steps_an_epoch + step))
+            losses.append(own)
+            right += (logits.argmax(dim=2) == batch.labels).sum(dim=1)
+        return torch.stack(losses, dim=1).cpu(), right.cpu()
+
+    def _gather(self, rows: Tensor) -> list[Batch]:
+        """The batch of each replica's (R, B) rows, or one batch of them all."""
+        generators = [each.replica.generator for each in self._courses]
+        views = [draw_views(rows.shape[1], self._clips.num_views, each) for each in generators]
+        if not self._one_gather:
+            own = zip(rows, views, generators, strict=True)
+            return [self._clips.batch(each, views=view, jitter=generator) for each, view, generator in own]
+        chosen = None if views[0] is None else torch.cat([each for each in views if each is not None])
+        return [self._clips.batch(rows.flatten(), views=chosen)]
+
+    def _seen(self, gathered: Sequence[Batch]) -> tuple[Batch, Tensor]:
+        """What each replica sees of its batch, with a leading axis R, and the (R, B, K) targets."""
+        num_classes = self._stack.num_classes
+        if self._one_gather:
+            batch = unfolded(gathered[0], len(self._courses))
+            return batch, targets_of(batch.labels, num_classes)
+        seen = [
+            augment(each, num_classes, course.config, course.replica.generator)
+            for each, course in zip(gathered, self._courses, strict=True)
+        ]
+        return _stacked([batch for batch, _ in seen]), torch.stack([targets for _, targets in seen])
+
+    def _validate(self, epoch: int, losses: Tensor, right: Tensor) -> list[tuple[int, Fitted]]:
+        """Replicas whose last epoch this was, with their places."""
+        averages = self._optimizer.averages
+        rates = self._optimizer.learning_rates(epoch * self._courses[0].steps_an_epoch)
+        rows = [each.replica.val_rows for each in self._courses]
+        probabilities = predict_stack(self._stack, averages, self._clips, rows)
+        ended = []
+        for place, each in enumerate(self._courses):
+            row: dict[str, float] = {
+                "epoch": epoch,
+                "step": epoch * each.steps_an_epoch,
+                "learning_rate": rates[place],
+                "train_loss": float(losses[place].mean()),
+                "train_top1": float(right[place]) / len(each.labels),
+                **validation_scores(probabilities[place], self._clips.labels[rows[place]]),
+            }
+            fitted = each.take_in(row, losses[place], partial(self._stack.state, place, averages), self._size)
+            if fitted is not None:
+                ended.append((place, fitted))
+        return ended
+
+
+class _Course:
+    """How far one replica is."""
+
+    def __init__(self, number: int, replica: Replica, clips: ClipTensors) -> None:
+        self.number, self.replica, self.config = number, replica, replica.config
+        self.labels = clips.labels[replica.train_rows]
+        self.batch_size, self.epochs = self.config.plan(len(self.labels))
+        self.steps_an_epoch = math.ceil(len(self.labels) / self.batch_size)
+        self.loss = Loss.of(self.labels, replica.head.num_classes, self.config)
+        self.watch = Watch.of(self.labels, self.config, self.epochs)
+        self.history: list[dict[str, float]] = []
+
+    def order_and_keys(self) -> tuple[Tensor, Tensor]:
+        """Of an epoch: its (n,) clips, and a key for each step."""
+        order = epoch_rows(self.replica.train_rows, self.labels, self.config, self.replica.generator)
+        return order, draw_keys(self.steps_an_epoch, self.replica.generator)
+
+    def take_in(
+        self, row: dict[str, float], losses: Tensor, state: Callable[[], dict[str, Tensor]], stack_size: int
+    ) -> Fitted | None:
+        """An epoch's row and (steps,) losses; what became of the replica, where this was its last epoch."""
+        bad_step = first_bad_step(losses, row, int(row["step"]) - self.steps_an_epoch + 1)
         if bad_step is not None:
-            raise LossNotFiniteError(bad_step, config, watch.best_state, history)
-        history.append(row)
-        on_epoch(row)
-        if watch.should_stop(row, average.head.state_dict):
-            break
-    head.load_state_dict(watch.best_state)
-    return history
+            error = LossNotFiniteError(bad_step, self.config, self.watch.best_state, self.history)
+            return Fitted(self.number, self.history, error, stack_size)
+        self.history.append(row)
+        self.replica.on_epoch(row)
+        if not self.watch.should_stop(row, state) and row["epoch"] < self.epochs:
+            return None
+        self.replica.head.load_state_dict(self.watch.best_state)
+        return Fitted(self.number, self.history, None, stack_size)
 
 
-@torch.inference_mode()
-def predict_probabilities(head: FusionHead, clips: ClipTensors, rows: Tensor, batch_size: int = 128) -> np.ndarray:
-    """(n, K) float64 class probabilities of the clips of `rows`."""
-    head.eval()
-    found = [
-        head(batch.tokens, batch.mask, batch.time).logits.double().softmax(dim=1).cpu()
-        for batch in clips.batches(rows, batch_size)
-    ]
-    return torch.cat([torch.empty(0, head.num_classes, dtype=torch.float64), *found]).numpy()
+def _stacked(batches: Sequence[Batch]) -> Batch:
+    """With a leading axis R, all padded to the longest."""
+
+    def stack(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        longest = {name: max(part[name].shape[1] for part in parts) for name in parts[0]}
+        return {name: torch.stack([_padded(part[name], longest[name]) for part in parts]) for name in parts[0]}
+
+    if len(batches) == 1:
+        return unfolded(batches[0], 1)
+    tokens, mask, time = map(stack, zip(*map(inputs_of, batches), strict=True))
+    return Batch(tokens, mask, time, torch.stack([each.labels for each in batches]))
 
 
-class Watch:
-    """Keeps the best state on the validation clips, and says when to stop.
-
-    The score is the mean probability of the true class: as plain as accuracy, but not as coarse on the few
-    clips of a small validation split, and not ruled by a few confident mistakes as cross-entropy is. A
-    head that has not learned its training clips yet is never stopped: a joint decision that no modality
-    shows by itself begins with a plateau.
-    """
-
-    def __init__(self, majority: float, patience: int) -> None:
-        self._learned_top1 = (1 + majority) / 2
-        self._patience = patience
-        self._best_score = -1.0
-        self._gained_epoch = self._learned_epoch = 0.0
-        self.best_state: dict[str, Tensor] = {}
-
-    @classmethod
-    def of(cls, labels: Tensor, config: TrainConfig, epochs: int) -> Watch:
-        """`labels` (n,) are those of all training clips."""
-        return cls(majority_share(labels), patience=max(1, round(config.patience * epochs)))
-
-    def should_stop(self, row: dict[str, float], state: Callable[[], dict[str, Tensor]]) -> bool:
-        """Look at an epoch's row of the history, and at the state that gave it where that is the best so far."""
-        if row["val_score"] > self._best_score + LEAST_GAIN:
-            self._gained_epoch = row["epoch"]
-        if row["val_score"] > self._best_score:
-            self._best_score = row["val_score"]
-            self.best_state = {name: value.clone() for name, value in state().items()}
-        if row["train_top1"] < self._learned_top1:
-            self._learned_epoch = row["epoch"]
-        return row["epoch"] - max(self._gained_epoch, self._learned_epoch) >= self._patience
-
-
-def validation_scores(probabilities: np.ndarray, labels: Tensor) -> dict[str, float]:
-    """Of (n, K) probabilities and (n,) labels, as a row of the history has them."""
-    own = probabilities[np.arange(len(labels)), labels.cpu().numpy()]
-    return {
-        "val_loss": float(-np.log(own.clip(1e-12)).mean()),
-        "val_top1": float((probabilities.argmax(axis=1) == labels.cpu().numpy()).mean()),
-        "val_score": float(own.mean()),
-    }
-
-
-def first_bad_step(losses: Tensor, row: dict[str, float], first_step: int) -> int | None:
-    """The step from which on a loss is not finite; all (steps,) of an epoch at once: a GPU would wait for each."""
-    finite = losses.isfinite()
-    if not finite.all():
-        return first_step + int((~finite).nonzero()[0, 0])
-    return None if math.isfinite(row["val_score"]) else int(row["step"])
+def _padded(x: Tensor, longest: int) -> Tensor:
+    """(B, N, ...) -> (B, longest, ...), zeros and False on the right."""
+    return torch.cat([x, x.new_zeros(len(x), longest - x.shape[1], *x.shape[2:])], dim=1)

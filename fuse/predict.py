@@ -14,8 +14,8 @@ import torch
 from mgcli.cache import CacheError, FeatureCache, FeatureSet, find_leakage, open_cache, warn
 from mgcli.fuse.calibration import with_temperature
 from mgcli.fuse.head import FusionHead, create_head
-from mgcli.fuse.loop import predict_probabilities
 from mgcli.fuse.metrics import over_seeds, scores, subject_intervals
+from mgcli.fuse.predict_clips import predict_probabilities
 from mgcli.fuse.run import Run, RunError, group_rows, scores_table
 from mgcli.fuse.selection import (
     Selection,

@@ -9,9 +9,9 @@ import torch
 from markupsafe import Markup
 
 from mgcli.cache import MgcliError, Section, counted, html_table
-from mgcli.fuse.loop import predict_probabilities
 from mgcli.fuse.paired import compare_paired, p_text
 from mgcli.fuse.predict import trained_heads
+from mgcli.fuse.predict_clips import predict_probabilities
 from mgcli.fuse.report_group import RunGroup, not_shown
 from mgcli.fuse.report_plot import Plot, axis_labels, hover, percent, signed
 from mgcli.fuse.score_table import ScoreTable, score_table

@@ -66,13 +66,15 @@ def place_clips(
     return ClipTensors(pinned, clips.labels, clips.max_tokens).to(device), "pinned"
 
 
-def batches_ahead(clips: ClipTensors, rows: Sequence[Tensor], gather: Callable[[Tensor], Batch]) -> Iterator[Batch]:
-    """The batch of each of `rows`; where tokens lie elsewhere, the next one is fetched while one is used.
+def batches_ahead(
+    clips: ClipTensors, rows: Sequence[Tensor], gather: Callable[[Tensor], list[Batch]]
+) -> Iterator[list[Batch]]:
+    """The batches of each of `rows`; where tokens lie elsewhere, the next ones are fetched while some are used.
 
     Args:
         clips: what `gather` reads.
-        rows: (B,) int64 each.
-        gather: rows to their batch. Where that hangs on chance nothing is fetched ahead: what is drawn for the
+        rows: (R, B) int64 each.
+        gather: rows to their batches. Where that hangs on chance nothing is fetched ahead: what is drawn for the
             next batch must come after what the step draws.
     """
     if clips.on_device or clips.batch_draws:
@@ -81,19 +83,19 @@ def batches_ahead(clips: ClipTensors, rows: Sequence[Tensor], gather: Callable[[
     device = clips.labels.device
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def fetch(some: Tensor) -> Batch:
+    def fetch(some: Tensor) -> list[Batch]:
         with torch.cuda.stream(stream):
             return gather(some)
 
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(fetch, rows[0])
         for some in [*rows[1:], None]:
-            batch = coming.result()
+            batches = coming.result()
             if some is not None:
                 coming = pool.submit(fetch, some)
             if stream is not None:
-                _hand_over(batch, stream, device)
-            yield batch
+                _hand_over(batches, stream, device)
+            yield batches
 
 
 def free_ram_bytes() -> float:
@@ -115,9 +117,10 @@ def _free_gpu_bytes(device: torch.device) -> int:
     return free
 
 
-def _hand_over(batch: Batch, stream: torch.cuda.Stream, device: torch.device) -> None:
-    """Let the device's main stream wait for a batch of the side stream, and keep its memory until then."""
+def _hand_over(batches: Sequence[Batch], stream: torch.cuda.Stream, device: torch.device) -> None:
+    """Let the device's main stream wait for batches of the side stream, and keep their memory until then."""
     current = torch.cuda.current_stream(device)
     current.wait_stream(stream)
-    for each in (batch.labels, *batch.tokens.values(), *batch.mask.values(), *batch.time.values()):
-        each.record_stream(current)
+    for batch in batches:
+        for each in (batch.labels, *batch.tokens.values(), *batch.mask.values(), *batch.time.values()):
+            each.record_stream(current)

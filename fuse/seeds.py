@@ -17,13 +17,15 @@ from mgcli.cache import Progress
 from mgcli.fuse.data import ClipTensors, TokenStatistics, token_statistics
 from mgcli.fuse.device import one_core_is_best, threads_for, training_device
 from mgcli.fuse.head import FittedHead, FusionHead, create_head
-from mgcli.fuse.loop import LossNotFiniteError, fit_head, predict_probabilities
-from mgcli.fuse.replicas import Replica, fit_replicas, predict_stack
+from mgcli.fuse.loop import Replica, fit_head
+from mgcli.fuse.predict_clips import predict_probabilities, predict_stack
+from mgcli.fuse.replicas import fit_replicas
 from mgcli.fuse.residency import place_clips
 from mgcli.fuse.selection import Selection
 from mgcli.fuse.settings import TrainConfig, TrainError
-from mgcli.fuse.stack import HeadStack, why_not_stacked
+from mgcli.fuse.stack_vmap import VmapStack, why_not_stacked
 from mgcli.fuse.tracking import Tell
+from mgcli.fuse.watch import LossNotFiniteError
 
 SCORED_SPLITS = ("val", "test")
 REPLICAS = ("auto", "on", "off")  # whether trainings of one architecture are done together
@@ -243,7 +245,7 @@ def _predict_together(
     """Number -> split -> (n, K) class probabilities of trained heads."""
     if not heads:
         return {}
-    stack = HeadStack(list(heads.values()), tensors.labels.device)
+    stack = VmapStack(list(heads.values()), tensors.labels.device)
     of_split = {
         split: predict_stack(stack, stack.weights, tensors, [rows[number][split] for number in heads])
         for split in SCORED_SPLITS

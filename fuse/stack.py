@@ -1,51 +1,39 @@
-"""Heads of one architecture side by side as one: a forward pass, a step and a state of all of them at once.
+"""Stack, the contract of what a training moves: heads of one architecture whose parameters are rows of one matrix.
 
-`torch.func.vmap` runs the head that everybody writes over a leading axis of replicas. Their parameters are the rows of
-one matrix, so that a step of the optimiser is a handful of operations however many layers a head has.
+A step of the optimiser is then a handful of operations, however many layers a head has and however many heads there
+are. `stack_single.py` is one head that runs as it is; `stack_vmap.py` many, in one pass of all of them.
 
-# Shapes: R replicas, P parameters of a head, B batch, N tokens, D token width, K classes.
+# Shapes: R heads, P parameters of a head, B batch, K classes.
 """
 
 from __future__ import annotations
 
-import copy
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, vmap
 
 from mgcli.fuse.data import Batch
-from mgcli.fuse.dropout import Dropout, drop_by_key
-from mgcli.fuse.head import FittedHead, FusionHead, HeadOutput
+from mgcli.fuse.head import FusionHead
 from mgcli.fuse.loss import Loss
-from mgcli.fuse.settings import TrainConfig
 
 _ALIGNED = 32  # numbers: every parameter begins where fast kernels want it
-_TRIED_CLIPS = 4
-_CLOSE = 1e-4  # a head alone and in a stack, relative to the largest logit
 
 Numbers = dict[str, Tensor]  # by name
 
 
-class HeadStack:
-    """R heads; row r of `weights` holds the parameters of head r."""
+class Stack(ABC):
+    """R heads; row r of `weights`, (R, P), holds the parameters of head r."""
 
     def __init__(self, heads: Sequence[FusionHead], device: torch.device) -> None:
-        """Copy the heads' numbers; the heads stay as they are.
+        """Copy the heads' parameters.
 
         Args:
             heads: of one architecture. What differs between them is in parameters and buffers.
             device: of the stack.
         """
-        self._head = copy.deepcopy(heads[0]).to(device)  # the code that runs; its own numbers are not read
         self.num_classes = heads[0].num_classes
-        drop_by_key(self._head)
-        for name, each in self._head.named_modules():
-            if isinstance(each, Dropout):
-                each.active = any(head.get_submodule(name).active for head in heads)
         self._places: dict[str, tuple[slice, torch.Size]] = {}  # parameter -> its columns and its shape
         known: dict[Tensor, str] = {}  # a parameter may have several names
         end = 0
@@ -56,21 +44,13 @@ class HeadStack:
         self.weights = torch.zeros(len(heads), end, device=device)
         for name, stacked in self.parameters(self.weights).items():
             stacked.copy_(torch.stack([head.get_parameter(name).detach() for head in heads]))
-        self._buffers = {
-            name: torch.stack([head.get_buffer(name) for head in heads]).to(device)
-            for name, _ in heads[0].named_buffers(remove_duplicate=False)
-            if not _is_key(heads[0], name)
-        }
-        self._frozen = {n for n, each in heads[0].named_parameters(remove_duplicate=False) if not each.requires_grad}
-        self._keys = [f"{name}.key" for name, each in self._head.named_modules() if isinstance(each, Dropout)]
-        self._saved = list(heads[0].state_dict())
         self._with_gradient: list[int] = []  # first columns of the parameters that the loss was last seen to read
         self._read = torch.zeros(end, dtype=torch.bool, device=device)
 
     def __len__(self) -> int:
         return len(self.weights)
 
-    def parameters(self, weights: Tensor) -> dict[str, Tensor]:
+    def parameters(self, weights: Tensor) -> Numbers:
         """Name -> (R, ...), views into (R, P)."""
         return {
             name: weights[:, columns].unflatten(1, shape) if shape else weights[:, columns.start]
@@ -84,39 +64,34 @@ class HeadStack:
             found[columns] = len(shape) > 1
         return found
 
+    @abstractmethod
     def gradient(
         self, batch: Batch, targets: Tensor, loss: Loss, keys: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A training pass of every replica over a batch of its own.
+        """A training pass of every head over a batch of its own.
 
         Args:
             batch: as always, with a leading axis R.
             targets: (R, B, K) shares of each class.
             loss: with a leading axis R.
-            keys: (R,) int64, what fixes each replica's dropout.
+            keys: (R,) int64, what fixes each head's dropout.
 
         Returns:
             (R,) losses, (R, B, K) logits, the (R, P) gradient of each loss, and (P,) bool: which parameters the
             loss depends on at all.
         """
-        self._set_training(True)
-        weights = self.parameters(self.weights)
-        leaves = {name: each.detach().requires_grad_(name not in self._frozen) for name, each in weights.items()}
-        buffers = self._buffers | dict.fromkeys(self._keys, keys)
 
-        def one(numbers: Numbers, inputs: Sequence[Numbers], targets: Tensor, loss: Numbers) -> tuple[Tensor, Tensor]:
-            output: HeadOutput = functional_call(self._head, numbers, tuple(inputs), tie_weights=False)
-            return Loss(**loss)(output, inputs[1], targets), output.logits
+    @abstractmethod
+    def logits(self, batch: Batch, weights: Tensor) -> Tensor:
+        """(R, B, K) of a batch with a leading axis R, by heads with these (R, P) weights, as they are used later."""
 
-        with _quiet():
-            losses, logits = vmap(one)(leaves | buffers, inputs_of(batch), targets, dict(vars(loss)))
-        learning = [name for name in leaves if name not in self._frozen]
-        found = torch.autograd.grad(losses.sum(), [leaves[name] for name in learning], allow_unused=True)
-        return losses.detach(), logits.detach(), *self._joined(dict(zip(learning, found, strict=True)))
+    @abstractmethod
+    def state(self, row: int, weights: Tensor) -> Numbers:
+        """What the state dict of one head would hold, with these (R, P) weights."""
 
-    def _set_training(self, training: bool) -> None:
-        if self._head.training != training:  # going through all layers takes a millisecond
-            self._head.train(training)
+    @abstractmethod
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some of the heads."""
 
     def _joined(self, found: Mapping[str, Tensor | None]) -> tuple[Tensor, Tensor]:
         """The (R, P) gradient from that of each parameter, in one operation, and (P,) bool: which have one."""
@@ -124,11 +99,13 @@ class HeadStack:
         for name, each in found.items():
             if each is not None:
                 start = self._places[name][0].start
-                own = each.reshape(len(each), -1)
+                own = each.reshape(len(self), -1)
                 parts[start] = parts[start] + own if start in parts else own
         pieces, end = [], 0
         for start, part in [*sorted(parts.items()), (self.weights.shape[1], self.weights[:, :0])]:
-            pieces += [part.new_zeros(len(part), start - end), part]
+            if start > end:
+                pieces.append(part.new_zeros(len(part), start - end))
+            pieces.append(part)
             end = start + part.shape[1]
         if list(parts) != self._with_gradient:
             read = torch.zeros_like(self._read)
@@ -137,81 +114,7 @@ class HeadStack:
             self._read, self._with_gradient = read, list(parts)
         return torch.cat(pieces, dim=1), self._read
 
-    @torch.no_grad()
-    def logits(self, batch: Batch, weights: Tensor) -> Tensor:
-        """(R, B, K) of a batch with a leading axis R, by heads with these (R, P) weights, as they are used later."""
-        self._set_training(False)
 
-        def one(numbers: Numbers, inputs: Sequence[Numbers]) -> Tensor:
-            return functional_call(self._head, numbers, tuple(inputs), tie_weights=False).logits
-
-        with _quiet():
-            return vmap(one)(self.parameters(weights) | self._buffers, inputs_of(batch))
-
-    def state(self, row: int, weights: Tensor) -> dict[str, Tensor]:
-        """What the state dict of one head would hold, with these (R, P) weights."""
-        every = self.parameters(weights) | self._buffers
-        return {name: every[name][row].clone() for name in self._saved}
-
-    def keep(self, rows: Tensor) -> None:
-        """Go on with some of the heads."""
-        self.weights = self.weights[rows]
-        self._buffers = {name: each[rows] for name, each in self._buffers.items()}
-
-
-def why_not_stacked(head: FusionHead, dims: Mapping[str, int]) -> str:
-    """Why heads such as this one cannot be trained as a stack; empty where they can.
-
-    It is tried: two of them, on random tokens, must say in a stack what each says alone. Layers of a user's own
-    that draw from torch's global generator, for example, cannot: a stack would draw other numbers.
-
-    Args:
-        head: fresh, on any device.
-        dims: token width of each modality.
-    """
-    if isinstance(head, FittedHead):
-        return "it is fitted in one go, without steps"
-    device = next(head.parameters()).device
-    generator = torch.Generator().manual_seed(0)
-    shapes = {name: (2, _TRIED_CLIPS, 3 + i, dim) for i, (name, dim) in enumerate(dims.items())}
-    batch = Batch(
-        tokens={name: torch.randn(shape, generator=generator).to(device) for name, shape in shapes.items()},
-        mask={name: torch.ones(shape[:3], dtype=torch.bool, device=device) for name, shape in shapes.items()},
-        time={name: torch.rand(shape[:3], generator=generator).to(device) for name, shape in shapes.items()},
-        labels=torch.zeros(2, _TRIED_CLIPS, dtype=torch.int64, device=device),
-    )
-    targets = torch.full((2, _TRIED_CLIPS, head.num_classes), 1 / head.num_classes, device=device)
-    loss = Loss.of(batch.labels[0], head.num_classes, TrainConfig())
-    stacked_loss = Loss(**{name: torch.stack([each, each]) for name, each in vars(loss).items()})
-    alone = copy.deepcopy(head).train()
-    key, keys = drop_by_key(alone), torch.tensor([1, 2], device=device)
-    try:
-        _, found, _, _ = HeadStack([head, head], device).gradient(batch, targets, stacked_loss, keys)
-        with torch.no_grad():
-            for row in range(2):
-                key.copy_(keys[row])
-                tokens, mask, time = ({n: each[row] for n, each in part.items()} for part in inputs_of(batch))
-                expected = alone(tokens, mask, time).logits
-                if not torch.allclose(found[row], expected, rtol=0, atol=_CLOSE * float(expected.abs().max())):
-                    return "in a stack it says something else than alone"
-    except Exception as error:  # whatever a user's own head, or vmap in it, may raise
-        return f"torch.func.vmap cannot run it: {(str(error).strip().splitlines() or [type(error).__name__])[0]}"
-    return ""
-
-
-def inputs_of(batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+def inputs_of(batch: Batch) -> tuple[Numbers, Numbers, Numbers]:
     """What a head reads."""
     return batch.tokens, batch.mask, batch.time
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """On a CPU torch has no batched attention kernel: it goes from replica to replica, which is as fast, and warns."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="There is a performance drop because we have not yet implemented")
-        yield
-
-
-def _is_key(head: FusionHead, name: str) -> bool:
-    owner, _, own = name.rpartition(".")
-    return own == "key" and isinstance(head.get_submodule(owner), Dropout)

@@ -16,10 +16,10 @@ from mgcli.cache import FeatureCache
 from mgcli.fuse import TrainConfig, TrainError, train_head
 from mgcli.fuse.augment import augment
 from mgcli.fuse.data import Batch
-from mgcli.fuse.head import HeadOutput, create_head
+from mgcli.fuse.head import HeadOutput
 from mgcli.fuse.load import load_clips
 from mgcli.fuse.loss import Loss
-from mgcli.fuse.optimise import WeightAverage
+from mgcli.fuse.optimise import Optimizer
 from mgcli.fuse.sampling import epoch_rows
 
 NUM_CLASSES = 3
@@ -183,20 +183,26 @@ def test_balancing_twice_is_refused() -> None:
 
 
 def test_the_average_follows_the_weights_and_is_what_is_kept() -> None:
-    head = create_head("concat", {"video": 4}, 2)
-    average = WeightAverage(head, decay=0.5)
-    weight = next(head.parameters())
+    weights, none = torch.zeros(2, 3), torch.zeros(3, dtype=torch.bool)
+    configs = [TrainConfig(ema=0.5), TrainConfig(ema=0.0)]
+    optimizer = Optimizer(weights, none, configs, [100, 100])
+    step = 0
+
+    def take_in(value: float) -> None:
+        nonlocal step
+        weights.fill_(value)
+        optimizer.step(torch.zeros_like(weights), ~none, optimizer.numbers(step))  # moves nothing
+        step += 1
+
     for value in (1.0, 3.0, 7.0):
-        with torch.no_grad():
-            weight.fill_(value)
-        average.update()
+        take_in(value)
     second = 1 + (3 - 1) * 10 / 11  # the shares of the second and third step, the first is taken whole
     third = second + (7 - second) * 10 / 12
-    torch.testing.assert_close(next(average.head.parameters()), torch.full_like(weight, third))
+    torch.testing.assert_close(optimizer.averages, torch.tensor([[third], [7.0]]).expand(2, 3))
     for _ in range(60):
-        average.update()
-    assert float(next(average.head.parameters()).mean()) == pytest.approx(7)
-    assert WeightAverage(head, decay=0.0).head is head
+        take_in(7.0)
+    assert float(optimizer.averages.mean()) == pytest.approx(7)
+    assert Optimizer(weights, none, configs[1:], [100]).averages is weights
 
 
 def test_a_run_with_averaged_weights_keeps_other_weights(planted: FeatureCache, tmp_path: Path) -> None:

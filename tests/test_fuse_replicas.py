@@ -19,12 +19,12 @@ from mgcli.fuse.ablate import train_cells
 from mgcli.fuse.data import ClipTensors, ModalityTokens, token_statistics
 from mgcli.fuse.grid import make_grid, plan_cells
 from mgcli.fuse.head_baselines import Concat
-from mgcli.fuse.loop import fit_head
+from mgcli.fuse.loop import Fitted, Replica, fit_head
 from mgcli.fuse.plan import make_plan
-from mgcli.fuse.replicas import Fitted, Replica, fit_replicas
+from mgcli.fuse.replicas import fit_replicas
 from mgcli.fuse.reproduce import reproduce_run
 from mgcli.fuse.seeds import why_one_by_one
-from mgcli.fuse.stack import HeadStack, why_not_stacked
+from mgcli.fuse.stack_vmap import VmapStack, why_not_stacked
 
 DIMS = {"video": 12, "pose": 10}
 STACKABLE = [name for name in HEADS if name not in ("logistic", "constant")]
@@ -195,14 +195,14 @@ def test_a_full_gpu_halves_the_stack_and_changes_nothing(monkeypatch: pytest.Mon
     train, val = torch.arange(30), torch.arange(30, 60)
     settings = TINY | {"epochs": 3, "min_steps": 1}
     alone, together = (make_replicas("concat", clips, OPTIONS, train, val, **settings) for _ in range(2))
-    gradient = HeadStack.gradient
+    gradient = VmapStack.gradient
 
-    def scarce(stack: HeadStack, *words: Any) -> Any:
+    def scarce(stack: VmapStack, *words: Any) -> Any:
         if len(stack) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return gradient(stack, *words)
 
-    monkeypatch.setattr(HeadStack, "gradient", scarce)
+    monkeypatch.setattr(VmapStack, "gradient", scarce)
     told: list[str] = []
     fitted = fit_together(together, clips, say=told.append)
     assert told == ["the GPU has no room for 6 trainings together; going on with fewer"]

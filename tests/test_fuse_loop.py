@@ -1,0 +1,124 @@
+"""The training loop against one of torch's own parts, and what a head is after it."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from test_fuse_replicas import DIMS, TINY, check_equal, make_clips, make_replicas
+from torch import Tensor, nn
+
+from mgcli.fuse import HEADS, TrainConfig, create_head
+from mgcli.fuse.augment import augment
+from mgcli.fuse.data import ClipTensors
+from mgcli.fuse.dropout import draw_keys, drop_by_key
+from mgcli.fuse.head import FusionHead, HeadError
+from mgcli.fuse.head_baselines import Concat
+from mgcli.fuse.loop import fit_head
+from mgcli.fuse.loss import Loss
+from mgcli.fuse.optimise import average_share, learning_rate_share
+from mgcli.fuse.sampling import epoch_rows
+
+TRAINED = [name for name in HEADS if name not in ("logistic", "constant")]
+TRAIN, VAL = torch.arange(40), torch.arange(40, 100)
+SETTINGS = TINY | {"epochs": 3, "min_steps": 1, "patience": 1.0}
+
+
+def plain_states(head: FusionHead, clips: ClipTensors, config: TrainConfig) -> list[dict[str, Tensor]]:
+    """The averaged state after each epoch of a training by torch's own optimiser, schedule and clipping."""
+    generator = torch.Generator().manual_seed(0)
+    key = drop_by_key(head)
+    labels = clips.labels[TRAIN]
+    batch_size, epochs = config.plan(len(TRAIN))
+    steps = math.ceil(len(TRAIN) / batch_size)
+    loss_function = Loss.of(labels, head.num_classes, config)
+    matrices, vectors = ([each for each in head.parameters() if (each.ndim > 1) is wide] for wide in (True, False))
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate_share(step, epochs * steps, config.warmup)
+    )
+    average = torch.optim.swa_utils.AveragedModel(
+        head,
+        avg_fn=lambda own, new, seen: own + (new - own) * average_share(config.ema, int(seen) + 1),
+    )
+    states = []
+    for _ in range(epochs):
+        head.train()
+        order, keys = epoch_rows(TRAIN, labels, config, generator), draw_keys(steps, generator)
+        for rows, own in zip(order.split(batch_size), keys, strict=True):
+            key.copy_(own)
+            batch, targets = augment(clips.batch(rows, jitter=generator), head.num_classes, config, generator)
+            loss = loss_function(head(batch.tokens, batch.mask, batch.time), batch.mask, targets)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(head.parameters(), config.grad_clip)
+            optimizer.step()
+            schedule.step()
+            average.update_parameters(head)
+        states.append({name: each.clone() for name, each in average.module.state_dict().items()})
+    return states
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize(
+    "own", [{}, {"ema": 0.9, "mixup": 0.5, "token_dropout": 0.2, "weight_decay": 0.5, "grad_clip": 0.1}]
+)
+def test_a_training_is_what_torchs_own_parts_give(name: str, own: dict[str, Any]) -> None:
+    clips = make_clips({"video": 12} if name == "single" else DIMS, 100)
+    ours, plain = (make_replicas(name, clips, [own], TRAIN, VAL, **SETTINGS)[0] for _ in range(2))
+    states = plain_states(plain.head, clips, plain.config)
+    history = fit_head(ours.head, clips, TRAIN, VAL, ours.config, ours.generator)
+    best = max(range(3), key=lambda epoch: history[epoch]["val_score"])
+    plain.head.load_state_dict(states[best])
+    check_equal([plain], [ours], clips, VAL)
+
+
+def test_a_trained_heads_parameters_stand_for_themselves() -> None:
+    """As views into one matrix each of them would be saved with all of it."""
+    clips = make_clips(DIMS, 100)
+    (ours,) = make_replicas("concat", clips, [{}], TRAIN, VAL, **SETTINGS)
+    fit_head(ours.head, clips, TRAIN, VAL, ours.config, ours.generator)
+    for each in ours.head.parameters():
+        assert each.untyped_storage().nbytes() == each.nbytes
+    saved = io.BytesIO()
+    torch.save({"bias": ours.head.get_parameter("classify.1.bias")}, saved)
+    assert len(saved.getvalue()) < 4096
+
+
+class DoubleHead(Concat):
+    """A user's head that computes in float64."""
+
+    def __init__(self, dims: Any, num_classes: int, config: Any) -> None:
+        super().__init__(dims, num_classes, config)
+        self.double()
+
+
+class NormHead(Concat):
+    """A user's head with a layer that changes its own buffers in training, which no stack of many can."""
+
+    def __init__(self, dims: Any, num_classes: int, config: Any) -> None:
+        super().__init__(dims, num_classes, config)
+        self.classify.append(nn.BatchNorm1d(num_classes))
+
+
+def test_a_head_of_another_number_type_is_refused_by_name() -> None:
+    clips = make_clips(DIMS, 100)
+    head = create_head("test_fuse_loop:DoubleHead", DIMS, 4, TrainConfig().head)
+    with pytest.raises(HeadError, match="is float64; heads learn in float32"):
+        fit_head(head, clips, TRAIN, VAL, TrainConfig(), torch.Generator())
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_buffers_that_a_training_changes_are_kept_and_used(ema: float) -> None:
+    clips = make_clips(DIMS, 100)
+    (ours,) = make_replicas("test_fuse_loop:NormHead", clips, [{"ema": ema}], TRAIN, VAL, **SETTINGS)
+    history = fit_head(ours.head, clips, TRAIN, VAL, replace(ours.config, patience=1.0), ours.generator)
+    norm = ours.head.classify[-1]  # type: ignore[index]
+    best = max(range(3), key=lambda epoch: history[epoch]["val_score"])
+    assert int(norm.num_batches_tracked) == (best + 1) * 5
+    assert float(norm.running_mean.abs().max()) > 0
