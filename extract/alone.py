@@ -11,6 +11,7 @@ from contextlib import closing
 import pandas as pd
 
 from mgcli.cache import Failure, FeatureCache, Progress, warn
+from mgcli.extract.decoder import Decoders
 from mgcli.extract.device import choose_device
 from mgcli.extract.engine import ClipKey
 from mgcli.extract.inputs import ClipRequest, by_file
@@ -29,6 +30,7 @@ def extract_alone(
     *,
     device: str | None = None,
     show_progress: bool = True,
+    decoders: Decoders | None = None,
 ) -> ExtractReport:
     """Do all that the cache lacks in this process: see `extract_modalities`.
 
@@ -38,11 +40,14 @@ def extract_alone(
         extraction: what is asked for.
         device: such as cpu or cuda:0; None takes a GPU where there is one.
         show_progress: on stderr.
+        decoders: to be used instead of those that are asked for.
     """
     started = time.monotonic()
     chosen_device = choose_device(device)
     with closing(_Alone(extraction.shard, show_progress)) as feed:
-        profile = run_extraction(cache, add_sources(table), extraction, device=chosen_device, feed=feed)
+        profile = run_extraction(
+            cache, add_sources(table), extraction, device=chosen_device, feed=feed, decoders=decoders
+        )
     return feed.report(cache, profile, time.monotonic() - started)
 
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from mgcli.extract.backbone import PRECISIONS, Backbone, BackboneError, backbone_class, create_backbone
 from mgcli.extract.bench_faces import FaceRate, time_faces
 from mgcli.extract.bench_input import count_flops, make_input, token_cosine
-from mgcli.extract.device import choose_device, choose_precision
+from mgcli.extract.device import as_run, choose_compile, choose_device, choose_precision, compile_fault
 
 BATCH_SIZES = (1, 8, 64)
 MIN_ROUNDS = 3
@@ -50,6 +50,7 @@ class BenchReport:
     device: str
     threads: int | None  # on a CPU
     precision: str
+    compiled: bool
     torch: str
     flops_per_input: int  # see `count_flops`; 0 for a fixed computation
     peak_flops_per_s: float  # of a large matrix product, the best of the rounds
@@ -72,9 +73,11 @@ class BenchReport:
     def summary(self) -> str:
         """A small table with its circumstances."""
         threads = f", {self.threads} threads" if self.threads else ""
+        compiled = ", compiled" if self.compiled else ""
         flops = f"{_scaled(self.flops_per_input)}FLOP" if self.flops_per_input else "no matrix product"
         lines = [
-            f"{self.backbone} ({self.tokens}) on {self.device}{threads}, {self.precision}, torch {self.torch}",
+            f"{self.backbone} ({self.tokens}) on {self.device}{threads}, {self.precision}{compiled}, "
+            f"torch {self.torch}",
             f"weights {self.weights}; one input is {self.input}: {flops}",
             f"matrix peak in the same run: {_scaled(self.peak_flops_per_s)}FLOP/s",
             "",
@@ -103,6 +106,7 @@ def bench_backbone(
     tokens: str | None = None,
     options: Mapping[str, Any] | None = None,
     precision: str = "auto",
+    compile: str = "auto",
     device: str | None = None,
     batch_sizes: Sequence[int] | None = None,
     seconds: float = 20.0,
@@ -120,6 +124,7 @@ def bench_backbone(
         tokens: layout; None for the backbone's default.
         options: of the backbone.
         precision: auto, float32 or bfloat16.
+        compile: on, for each batch size; off; auto is off too, for nobody says how many clips shall pay for it.
         device: such as cpu or cuda:0; None takes a GPU where there is one.
         batch_sizes: None for 1, 8 and 64, or as many of them as `seconds` allow, and at least 1 and 2.
         seconds: to spend on the rounds; there are at least three, however long they take.
@@ -127,8 +132,8 @@ def bench_backbone(
         weights_dir: folder that weights are looked for first.
 
     Raises:
-        BackboneError: no such backbone, option or device; a batch size below 1 or beyond memory; a video for a
-            backbone that reads no faces.
+        BackboneError: no such backbone, option or device; a network that cannot be compiled; a batch size below 1 or
+            beyond memory; a video for a backbone that reads no faces.
         WeightsError: weights missing, damaged or for another network.
         VideoError: the video cannot be read.
     """
@@ -139,6 +144,7 @@ def bench_backbone(
     if video is not None and kind.reads != "face":
         raise BackboneError(f"faces of a video are looked for with a backbone that reads them; {kind.name} does not")
     chosen_device = choose_device(device)
+    compiled = choose_compile(compile, chosen_device, 0)
     make = partial(
         create_backbone,
         name,
@@ -157,7 +163,8 @@ def bench_backbone(
     inputs = backbone.finish(inputs[None].to(chosen_device)).to(dtype)  # (1, ...)
     flops = count_flops(backbone, inputs)
     sizes = sorted(set(batch_sizes or _affordable(backbone, inputs, seconds)))
-    passes = {size: _passes(backbone, inputs, size, sizes[-1]) for size in sizes}
+    network = as_run(backbone, compiled)
+    passes = {size: _passes(backbone, network, inputs, size, sizes[-1]) for size in sizes}
     product, product_flops = _large_product(chosen_device, dtype)
     times_s: dict[int, list[float]] = {size: [] for size in sizes}  # of each round
     product_s: list[float] = []
@@ -177,6 +184,7 @@ def bench_backbone(
         device=_device_name(chosen_device),
         threads=torch.get_num_threads() if chosen_device.type == "cpu" else None,
         precision=backbone.precision,
+        compiled=compiled,
         torch=torch.__version__,
         flops_per_input=flops,
         peak_flops_per_s=peak,
@@ -192,28 +200,32 @@ def bench_backbone(
 
 def _affordable(backbone: Backbone, inputs: Tensor, seconds: float) -> list[int]:
     """The usual batch sizes, as far as the least number of rounds fits into the time."""
-    once = _passes(backbone, inputs, 1, 1)
+    once = _passes(backbone, backbone, inputs, 1, 1)
     input_s = min(_seconds(once, inputs.device) for _ in range(3))
     rounds_of = {size: MIN_ROUNDS * len(BATCH_SIZES) * size * input_s for size in BATCH_SIZES}
     sizes = [size for size in BATCH_SIZES if rounds_of[size] <= seconds]
     return sizes if len(sizes) > 1 else [1, 2]
 
 
-def _passes(backbone: Backbone, inputs: Tensor, batch_size: int, num_inputs: int) -> Callable[[], None]:
+def _passes(
+    backbone: Backbone, network: Callable[[Tensor], Tensor], inputs: Tensor, batch_size: int, num_inputs: int
+) -> Callable[[], None]:
     """As many forward passes as that number of inputs needs; the first is done already, to warm up."""
     try:
         batch = inputs.repeat(batch_size, *[1] * (inputs.ndim - 1))  # (B, ...)
         with torch.inference_mode():
-            backbone(batch)
+            network(batch)
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             raise BackboneError(f"not enough memory for a batch of {batch_size}; name smaller batch sizes") from error
+        if network is not backbone and (fault := compile_fault(backbone.name, error)):
+            raise BackboneError(f"{fault}; give --compile off") from error
         raise
 
     def run() -> None:
         with torch.inference_mode():
             for _ in range(0, num_inputs, batch_size):
-                backbone(batch)
+                network(batch)
 
     return run
 

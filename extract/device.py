@@ -7,10 +7,11 @@ SwinFace no faster (0.999 and 0.997 of the time), and on a GPU it is not measure
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from mgcli.extract.backbone import Backbone, BackboneError
 
@@ -114,6 +115,20 @@ def choose_compile(compile: str, device: torch.device, num_clips: int) -> bool:
     if compile not in ("auto", "on", "off"):
         raise BackboneError(f"unknown choice {compile!r} for compile; known: auto, on, off")
     return compile == "on" or (compile == "auto" and device.type == "cuda" and num_clips >= COMPILE_FROM_CLIPS)
+
+
+def as_run(backbone: Backbone, compiled: bool) -> Callable[[Tensor], Tensor]:
+    """The backbone as it is, or compiled for each batch size of its own."""
+    return torch.compile(backbone, dynamic=False) if compiled else backbone
+
+
+def compile_fault(name: str, error: RuntimeError) -> str:
+    """What to say of a backbone that failed when it was run compiled; nothing where compiling is not to blame."""
+    from torch._dynamo.exc import TorchDynamoException  # takes a second; loaded where a network was compiled
+
+    if not isinstance(error, TorchDynamoException):
+        return ""
+    return f"{name} cannot be compiled here ({str(error).strip().splitlines()[0]})"
 
 
 def num_cores() -> int:

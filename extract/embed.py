@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mgcli.cache import Failure, FeatureWriter, NonFiniteTokensError
 from mgcli.extract.backbone import Backbone, BackboneError
+from mgcli.extract.device import as_run, compile_fault
 from mgcli.extract.inputs import ClipRequest, InputReady
 from mgcli.extract.write_behind import WriteBehind
 
@@ -77,10 +78,9 @@ class ModalityEmbedder:
         """
         self.device_s = 0.0  # that the device was at work
         self.waited_s = 0.0  # that this thread waited for it
+        self.first_batch: tuple[float, int] | None = None  # when it was through, by the clock, and its inputs
         self._backbone = backbone
-        self._network: Callable[[Tensor], Tensor] = backbone
-        if compiled:
-            self._network = torch.compile(backbone, dynamic=False)
+        self._network = as_run(backbone, compiled)
         self._writer = writer
         self._behind = behind
         self._batch_size = batch_size
@@ -153,9 +153,9 @@ class ModalityEmbedder:
                 ended.record(stream)
                 return _Launched(batch, results, started, ended)
             except RuntimeError as error:
-                if self._network is not self._backbone and _cannot_compile(error):
-                    reason = str(error).strip().splitlines()[0]
-                    self._on_warning(f"{self._backbone.name} cannot be compiled here ({reason}); it runs as it is")
+                is_compiled = self._network is not self._backbone
+                if is_compiled and (fault := compile_fault(self._backbone.name, error)):
+                    self._on_warning(f"{fault}; it runs as it is")
                     self._network = self._backbone
                     continue
                 if not _out_of_memory(error):
@@ -186,6 +186,8 @@ class ModalityEmbedder:
             launched.ended.synchronize()
             self.waited_s += time.perf_counter() - started
             self.device_s += launched.started.elapsed_time(launched.ended) / 1000
+        if self.first_batch is None:
+            self.first_batch = time.perf_counter(), len(launched.batch)
         tokens = _joined([each for each, _ in launched.results])  # (B, N, D)
         names = launched.results[0][1]
         kept = {name: _joined([each[name] for _, each in launched.results]) for name in names}
@@ -247,12 +249,6 @@ def _to_host(tensor: Tensor) -> Tensor:
         return tensor.cpu()
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     return host.copy_(tensor, non_blocking=True)
-
-
-def _cannot_compile(error: RuntimeError) -> bool:
-    from torch._dynamo.exc import TorchDynamoException  # takes a second; loaded where a network was compiled
-
-    return isinstance(error, TorchDynamoException)
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

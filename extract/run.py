@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from functools import partial
 
@@ -12,7 +12,7 @@ import torch
 
 from mgcli.cache import FeatureCache
 from mgcli.extract.decoder import Decoders, InlineDecoders
-from mgcli.extract.decoder_library import choose_library
+from mgcli.extract.decoder_library import Library, choose_library
 from mgcli.extract.decoder_process import DecoderProcesses
 from mgcli.extract.device import choose_batch_size, choose_decoder_threads, choose_workers, on_device
 from mgcli.extract.embed import ModalityEmbedder
@@ -23,9 +23,17 @@ from mgcli.extract.read_ahead import read_ahead
 from mgcli.extract.run_clock import RunClock, RunProfile
 from mgcli.extract.write_behind import WriteBehind
 
+BATCHES_AHEAD = 2  # that are ready while one is in the network
+
 
 def run_extraction(
-    cache: FeatureCache, table: pd.DataFrame, extraction: Extraction, *, device: torch.device, feed: Feed
+    cache: FeatureCache,
+    table: pd.DataFrame,
+    extraction: Extraction,
+    *,
+    device: torch.device,
+    feed: Feed,
+    decoders: Decoders | None = None,
 ) -> RunProfile:
     """Do what the feed gives until it has no more; see `extract_modalities`.
 
@@ -37,6 +45,7 @@ def run_extraction(
         extraction: what is asked for.
         device: that the networks run on.
         feed: chooses the videos, and hears of progress and failures.
+        decoders: to be used instead of those that are asked for; closed at the end.
 
     Returns:
         where the time went.
@@ -47,10 +56,8 @@ def run_extraction(
         feed.warning(why_not)
     batch_size = choose_batch_size(extraction.batch_size, device)
     num_files = len(by_file([request for stage in stages for request in stage.requests]))
-    # no more than this process's share, or the first of several to be ready would take the videos of the others
-    workers = min(choose_workers(extraction.workers), -(-num_files // extraction.num_processes))
-    threads = choose_decoder_threads(workers)
-    decoders: Decoders = (DecoderProcesses if workers else InlineDecoders)(threads, library, feed.warning)
+    workers = num_readers(extraction, num_files)
+    decoders = decoders or make_decoders(workers, library, feed.warning)
     embedders: dict[str, ModalityEmbedder] = {}
     behind = WriteBehind()
     clock = RunClock(decoders.count, embedders.values(), behind, library)
@@ -72,7 +79,7 @@ def run_extraction(
             stack.callback(embedder.settle)
         stack.enter_context(behind)
         read = partial(read_file, decoders=decoders)
-        lookahead = max(2, 2 * batch_size)  # two batches ready
+        lookahead = BATCHES_AHEAD * batch_size
         events = stack.enter_context(closing(read_ahead(jobs, read, workers=workers, lookahead=lookahead)))
         stack.enter_context(closing(decoders))  # closed before its readers are waited for
         for event in _timed(events, clock):
@@ -88,6 +95,19 @@ def run_extraction(
         for embedder in embedders.values():
             embedder.flush()
     return clock.profile()
+
+
+def num_readers(extraction: Extraction, num_files: int) -> int:
+    """Files that one process of a run reads at once.
+
+    No more than its share, or the first of several to be ready would take the videos of the others.
+    """
+    return min(choose_workers(extraction.workers), -(-num_files // extraction.num_processes))
+
+
+def make_decoders(workers: int, library: Library, say: Callable[[str], None]) -> Decoders:
+    """A process for each file that is read at once; none, and decoding in this one, for no workers."""
+    return (DecoderProcesses if workers else InlineDecoders)(choose_decoder_threads(workers), library, say)
 
 
 def _timed(events: Iterator[ClipEvent], clock: RunClock) -> Iterator[ClipEvent]:

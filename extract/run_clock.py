@@ -23,6 +23,8 @@ class RunProfile:
     decoders: tuple[str, ...] = ()  # that pictures came from, with their versions
     seconds: float = 0.0  # of reading, embedding and writing
     inputs: int = 0
+    first_s: float = 0.0  # of those: until the first batch was through, which waits for decoders and compiling
+    first_inputs: int = 0  # that it had
     decoded_frames: int = 0
     converted_frames: int = 0
     handed_over_frames: int = 0  # of those: left to PyAV by torchcodec
@@ -33,6 +35,13 @@ class RunProfile:
     waited_decode_s: float = 0.0  # that the run waited for pictures, for the device, and for the writer
     waited_device_s: float = 0.0
     waited_write_s: float = 0.0
+
+    @property
+    def inputs_per_s(self) -> float:
+        """Inputs done in a second of the run, once its first batch was through, if there was more than that."""
+        if self.inputs == self.first_inputs:
+            return self.inputs / self.seconds if self.seconds else 0.0
+        return (self.inputs - self.first_inputs) / (self.seconds - self.first_s)
 
     @property
     def decoded_per_s(self) -> float:
@@ -79,8 +88,10 @@ class RunProfile:
 
 
 def all_together(profiles: Sequence[RunProfile], *, devices: int, seconds: float) -> RunProfile:
-    """What processes that shared a run did together; all but its length is summed."""
-    totals = {name: sum(getattr(profile, name) for profile in profiles) for name in _COUNTED if name != "seconds"}
+    """What processes that shared a run did together: all is summed but its length and when the last was under way."""
+    summed = [name for name in _COUNTED if name not in ("seconds", "first_s")]
+    totals = {name: sum(getattr(profile, name) for profile in profiles) for name in summed}
+    totals["first_s"] = max((profile.first_s for profile in profiles), default=0.0)
     decoders = tuple(dict.fromkeys(decoder for profile in profiles for decoder in profile.decoders))
     return RunProfile(devices=devices, decoders=decoders, seconds=seconds, **totals)
 
@@ -112,10 +123,13 @@ class RunClock:
     def profile(self) -> RunProfile:
         """From the start to now."""
         decoders = (self._decoder, *([PYAV.label] if self._count.handed_over else []))
+        firsts = [each.first_batch for each in self._embedders if each.first_batch is not None]
         return RunProfile(
             decoders=decoders if self._count.converted else (),
             seconds=time.perf_counter() - self._started,
             inputs=self.inputs,
+            first_s=max((at for at, _ in firsts), default=self._started) - self._started,
+            first_inputs=sum(count for _, count in firsts),
             decoded_frames=self._count.decoded,
             converted_frames=self._count.converted,
             handed_over_frames=self._count.handed_over,

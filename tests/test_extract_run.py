@@ -19,11 +19,28 @@ import pytest
 import torch
 from decoder_children import child_ids
 from tiny_media import make_video
+from torch._dynamo.exc import TorchDynamoException
 
 from mgcli.cache import FeatureCache, check_clip_table, open_cache, verify_cache
-from mgcli.extract import BackboneError, ExtractReport, PipelineBenchConfig, bench_extraction, extract_modalities
+from mgcli.extract import (
+    BackboneError,
+    ExtractReport,
+    PipelineBench,
+    PipelineBenchConfig,
+    add_sources,
+    bench_extraction,
+    create_backbone,
+    extract_modalities,
+)
+from mgcli.extract.alone import extract_alone
+from mgcli.extract.bench_forward import warm_up
+from mgcli.extract.bench_ready import decode_alone
+from mgcli.extract.decoder_library import PYAV
 from mgcli.extract.device import COMPILE_FROM_CLIPS, choose_compile
+from mgcli.extract.modality import clip_requests, modality_configs
+from mgcli.extract.plan import Extraction
 from mgcli.extract.read_ahead import read_ahead
+from mgcli.extract.run import make_decoders
 from mgcli.extract.write_behind import WriteBehind
 
 CLIPS_PER_VIDEO = 40
@@ -222,12 +239,15 @@ def test_writing_behind_keeps_the_order_and_hands_errors_back() -> None:
     assert behind.busy_s > 0
 
 
-def test_bench_times_the_three_ways_and_its_figures_fit_together(capsys: pytest.CaptureFixture[str]) -> None:
-    config = PipelineBenchConfig(
-        **{"backbone": "tiny_backbones:TinyVideo", "tokens": None, "videos": 2, "minutes": 0.05, "clips": 6},
-        **{"width_px": 96, "height_px": 64, "plain_clips": 2, "precision": "float32", "device": "cpu"},
-    )
-    timed = bench_extraction(config, progress=False)
+def bench_tiny(**changed: Any) -> PipelineBench:
+    """The bench of stage one with little to do."""
+    usual = {"backbone": "tiny_backbones:TinyVideo", "tokens": None, "videos": 2, "minutes": 0.05, "clips": 6}
+    usual |= {"width_px": 96, "height_px": 64, "plain_clips": 2, "precision": "float32", "device": "cpu"}
+    return bench_extraction(PipelineBenchConfig(**usual | changed), progress=False)
+
+
+def test_bench_times_all_ways_and_its_figures_fit_together(capsys: pytest.CaptureFixture[str]) -> None:
+    timed = bench_tiny()
     assert timed.clips == 6
     assert timed.over_forward == timed.pipeline_s / timed.forward_s
     assert timed.over_plain == pytest.approx(timed.plain_clip_s * 6 / timed.pipeline_s)
@@ -236,6 +256,76 @@ def test_bench_times_the_three_ways_and_its_figures_fit_together(capsys: pytest.
     assert json.loads(json.dumps(plain)) == plain
     assert {"over_forward", "over_plain", "profile", "config"} <= plain.keys()
     assert "times as fast" in timed.summary()
+    assert (timed.compiled, timed.batch_size) == (False, 2)
     assert capsys.readouterr().out == ""
+
+
+def test_bench_tells_the_network_and_the_decoders_apart() -> None:
+    timed = bench_tiny(workers=1)
+    ready, decode, h264 = timed.ready_profile, timed.decode_profile, timed.profile
+    assert ready.inputs == decode.inputs == h264.inputs == 6
+    assert ready.decoded_frames == ready.converted_frames == ready.decode_s == 0
+    assert ready.device_s > 0 < ready.write_s
+    assert decode.device_s == decode.write_s == 0
+    assert (decode.decoded_frames, decode.converted_frames) == (h264.decoded_frames, h264.converted_frames)
+    assert h264.first_inputs == 2
+    assert 0 < h264.first_s < h264.seconds
+    assert h264.inputs_per_s == 4 / (h264.seconds - h264.first_s)
+    rates = timed.rates()
+    assert rates["forward_per_s"] == 6 / timed.forward_s
+    assert rates["ready_of_forward"] == ready.inputs_per_s / rates["forward_per_s"]
+    assert rates["h264_of_forward"] == h264.inputs_per_s / rates["forward_per_s"]
+    slower = min(rates["forward_per_s"], rates["decode_per_s"])
+    assert rates["h264_of_slower"] == h264.inputs_per_s / slower
+    assert timed.slower == ("decoders" if slower == decode.inputs_per_s else "forward pass")
+    assert timed.to_json() | rates == timed.to_json()
+    said = timed.summary()
+    assert f"from ready frames    {ready.inputs_per_s:8.2f} clips/s, {rates['ready_of_forward']:.2f} of" in said
+    assert f"of the slower of it and the decoders: the {timed.slower}" in said
+
+
+def test_pictures_given_again_make_the_tokens_that_decoding_makes(tmp_path: Path, table: pd.DataFrame) -> None:
+    few = table.iloc[::10]
+    config = {"backbones": {"video": "tiny_backbones:TinyVideo"}, "weights": "random:0", "precision": "float32"}
+    extraction = Extraction(configs=modality_configs(["video"], **config), workers=2)
+    backbone = create_backbone("tiny_backbones:TinyVideo", weights="random:0")
+    requests = clip_requests(add_sources(few), backbone, "video")
+    decoders = make_decoders(2, PYAV, pytest.fail)
+    profile, ready = decode_alone(requests, decoders, workers=2, lookahead=2, repeats_after=7)
+    assert profile.inputs == len(few)
+    again, decoded = (open_cache(tmp_path / name, create=True) for name in ("again", "decoded"))
+    report = extract_alone(again, few, extraction, device="cpu", show_progress=False, decoders=ready)
+    assert report.profile.decoded_frames == 0
+    extract_alone(decoded, few, extraction, device="cpu", show_progress=False)
+    found, expected = tokens_of(again), tokens_of(decoded)
+    assert found.keys() == expected.keys()
+    for clip_id, tokens in expected.items():
+        np.testing.assert_array_equal(found[clip_id], tokens)
+
+
+def test_bench_compiles_the_network_of_the_pipeline_and_the_one_it_is_measured_by(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiled: list[str] = []
+    monkeypatch.setattr(torch, "compile", lambda network, dynamic: compiled.append(network.name) or network)
+    timed = bench_tiny(compile="on")
+    assert compiled == ["tiny_video"] * 3  # of the forward pass alone, from ready frames, from videos
+    assert timed.compiled
+    assert "float32, compiled, batch 2" in timed.summary()
+
+
+def test_a_bench_of_a_network_that_cannot_be_compiled_says_so() -> None:
+    backbone = create_backbone("tiny_backbones:TinyVideo", weights="random:0")
+
+    def refuse(_: torch.Tensor) -> torch.Tensor:
+        raise TorchDynamoException("no C++ compiler\nand more")
+
+    with pytest.raises(BackboneError, match=r"tiny_video cannot be compiled here \(no C.. compiler\); give --compile"):
+        warm_up(backbone, refuse, 2)
+
+
+def test_a_bench_that_makes_no_sense_is_refused() -> None:
+    with pytest.raises(BackboneError, match="unknown choice 'maybe' for compile; known: auto, on, off"):
+        bench_tiny(compile="maybe")
     with pytest.raises(BackboneError, match="clips is 0; it must be 1 or more"):
         PipelineBenchConfig(clips=0)
