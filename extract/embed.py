@@ -88,6 +88,7 @@ class ModalityEmbedder:
         self._on_warning = on_warning
         self._batch: list[InputReady] = []
         self._launched: deque[_Launched] = deque()
+        self._uploads: torch.cuda.Stream | None = None  # of a GPU: copies to it beside what it computes
         self._unfinished: dict[int, list[_Embedded | None]] = {}  # request -> its windows
         self._failed: set[int] = set()
         self._written: deque[tuple[ClipRequest, str]] = deque()  # and why not, from the writer's thread
@@ -176,8 +177,22 @@ class ModalityEmbedder:
         stacked = torch.empty((size, *inputs[0].shape), dtype=inputs[0].dtype, pin_memory=pinned)  # (B, ...)
         torch.stack(inputs, out=stacked[:count])
         stacked[count:] = inputs[-1]
-        tokens, kept = self._backbone.embed_on_device(stacked, self._network)
+        tokens, kept = self._backbone.embed_on_device(self._uploaded(stacked), self._network)
         return _to_host(tokens[:count]), {name: _to_host(each[:count]) for name, each in kept.items()}
+
+    def _uploaded(self, stacked: Tensor) -> Tensor:
+        """(B, ...) on the backbone's GPU, brought there while that still works on the batch before."""
+        device = self._backbone.device
+        if device.type != "cuda":
+            return stacked
+        if self._uploads is None:
+            self._uploads = torch.cuda.Stream(device)
+        with torch.cuda.stream(self._uploads):
+            there = stacked.to(device, non_blocking=True)
+        current = torch.cuda.current_stream(device)
+        current.wait_stream(self._uploads)
+        there.record_stream(current)  # its memory is not given to the next upload before the network is through
+        return there
 
     def _collect_oldest(self) -> None:
         launched = self._launched.popleft()

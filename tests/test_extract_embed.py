@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,7 +43,8 @@ class Events:
 
         monkeypatch.setattr(torch, "empty", empty)
         monkeypatch.setattr(torch.cuda, "Event", lambda enable_timing: self)
-        monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: ("stream of", device))
+        self.uploads = Uploads(monkeypatch)
+        monkeypatch.setattr(torch.cuda, "current_stream", self.uploads.main)
 
     def record(self, stream: Any = None) -> None:
         self.recorded.append(stream)
@@ -50,6 +54,47 @@ class Events:
 
     def elapsed_time(self, _: Any) -> float:
         return 1.0
+
+
+class Uploads:
+    """Stands in for a GPU's streams and for copies to it, and remembers in which order they were told what."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.said: list[str] = []
+        self._within = "main"
+        plain_to = Tensor.to
+
+        def to(tensor: Tensor, device: Any = None, *words: Any, **options: Any) -> Tensor:
+            if device != SECOND_GPU:
+                return plain_to(tensor, device, *words, **options)
+            self.said.append(f"copy {len(tensor)} in {self._within}, waiting: {not options.get('non_blocking')}")
+            return tensor.clone()
+
+        monkeypatch.setattr(Tensor, "to", to)
+        monkeypatch.setattr(Tensor, "record_stream", lambda tensor, stream: self.said.append(f"kept for {stream}"))
+        monkeypatch.setattr(torch.cuda, "Stream", lambda device: "uploads")
+        monkeypatch.setattr(torch.cuda, "stream", self.within)
+
+    @contextmanager
+    def within(self, stream: str) -> Iterator[None]:
+        self._within = stream
+        yield
+        self._within = "main"
+
+    def main(self, device: torch.device) -> MainStream:
+        return MainStream(device, self.said)
+
+
+@dataclass(frozen=True)
+class MainStream:
+    device: torch.device
+    said: list[str] = field(compare=False)
+
+    def wait_stream(self, other: str) -> None:
+        self.said.append(f"main waits for {other}")
+
+    def __str__(self) -> str:
+        return "main"
 
 
 class StandIn:
@@ -99,8 +144,21 @@ def test_events_are_of_the_gpu_that_computes_and_not_of_the_first_one(
     events = Events(monkeypatch)
     tokens = embed(cache, StandIn(), 10)
     np.testing.assert_array_equal(tokens, np.repeat(np.arange(10.0)[:, None], 4, axis=1))
-    assert events.recorded == [("stream of", SECOND_GPU)] * 2 * 3  # begin and end of three batches
+    assert events.recorded == [MainStream(SECOND_GPU, [])] * 2 * 3  # begin and end of three batches
     assert events.waited == 3
+
+
+def test_copies_to_a_gpu_have_a_stream_that_the_network_waits_for(
+    cache: FeatureCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = Events(monkeypatch)
+    tokens = embed(cache, StandIn(), 6)
+    assert tokens[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert events.uploads.said == [
+        line
+        for size in (4, 2)
+        for line in (f"copy {size} in uploads, waiting: False", "main waits for uploads", "kept for main")
+    ]
 
 
 def test_a_batch_is_put_together_in_pinned_memory_at_once(cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:

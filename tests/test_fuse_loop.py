@@ -11,16 +11,18 @@ import pytest
 import torch
 from test_fuse_replicas import DIMS, TINY, check_equal, make_clips, make_replicas
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from mgcli.fuse import HEADS, TrainConfig, create_head
+from mgcli.fuse import HEADS, TrainConfig, create_head, make_config
 from mgcli.fuse.augment import augment
-from mgcli.fuse.data import ClipTensors
+from mgcli.fuse.data import ClipTensors, ModalityTokens
 from mgcli.fuse.dropout import draw_keys, drop_by_key
 from mgcli.fuse.head import FusionHead, HeadError
 from mgcli.fuse.head_baselines import Concat
 from mgcli.fuse.loop import fit_head
 from mgcli.fuse.loss import Loss
 from mgcli.fuse.optimise import average_share, learning_rate_share
+from mgcli.fuse.replicas import fit_replicas
 from mgcli.fuse.sampling import epoch_rows
 
 TRAINED = [name for name in HEADS if name not in ("logistic", "constant")]
@@ -88,6 +90,51 @@ def test_a_trained_heads_parameters_stand_for_themselves() -> None:
     saved = io.BytesIO()
     torch.save({"bias": ours.head.get_parameter("classify.1.bias")}, saved)
     assert len(saved.getvalue()) < 4096
+
+
+class Asked(TorchDispatchMode):
+    """Counts how often Python asks for a number that is in a tensor, by what a training step must wait for a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counted = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        self.counted += function.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero)
+        return function(*arguments, **(named or {}))
+
+
+def even_clips(dims: dict[str, int], num_clips: int, num_tokens: int = 5) -> ClipTensors:
+    """Clips that all have as many tokens, as those of one backbone mostly do."""
+    rng = torch.Generator().manual_seed(0)
+    rows = num_clips * num_tokens
+    start, count = torch.arange(0, rows, num_tokens)[:, None], torch.full((num_clips, 1), num_tokens)
+    tokens = {name: torch.randn(rows, dim, generator=rng) for name, dim in dims.items()}
+    valid, time = torch.ones(rows, dtype=torch.bool), torch.rand(rows, generator=rng)
+    modalities = {name: ModalityTokens(each, valid, time, start, count) for name, each in tokens.items()}
+    return ClipTensors(modalities, torch.randint(4, (num_clips,), generator=rng), max_tokens=8)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("together", [False, True])
+def test_no_step_waits_for_a_number(name: str, together: bool) -> None:
+    """An epoch of twice as many steps asks for no more numbers."""
+    clips = even_clips({"video": 12} if name == "single" else DIMS, 100)
+    assert not clips.thins  # how many tokens clips have is asked for once
+    counted = []
+    for batch_size in (8, 16):
+        options = [{"token_dropout": 0.1, "mixup": 0.3}, {"modality_dropout": 0.2}]
+        settings = SETTINGS | {"epochs": 1, "batch_size": batch_size}
+        assert make_config(settings).plan(128) == (batch_size, 1)
+        replicas = make_replicas(name, clips, options, TRAIN.repeat(4)[:128], VAL, **settings)
+        with Asked() as asked:
+            if together:
+                assert len([each for ended in fit_replicas(replicas, clips) for each in ended]) == 2
+            else:
+                one = replicas[0]
+                fit_head(one.head, clips, one.train_rows, one.val_rows, one.config, one.generator)
+        counted.append(asked.counted)
+    assert counted[0] == counted[1] > 0
 
 
 class DoubleHead(Concat):
