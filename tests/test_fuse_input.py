@@ -44,6 +44,15 @@ def test_numbers_that_all_say_something_of_their_own_are_not_taken_for_noise(dim
     assert (found.axis_std > found.noise_std).float().mean() > 0.6
 
 
+@pytest.mark.parametrize("spread", [[1.0, 1.0, 1.0, 1e5], [1.0, 1e2, 1e3, 1e4], [1e-3, 1.0, 1.0, 1.0]])
+def test_a_number_in_another_unit_does_not_drown_the_others(spread: list[float]) -> None:
+    tokens = torch.randn(1000, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor(spread)
+    found = statistics_of(tokens)
+    assert found.axis_std.max() / found.axis_std.min() < 4.5  # twice as much and half as much, and what chance adds
+    unlike = statistics_of(tokens / torch.tensor(spread) * torch.tensor([1.0, 1.5, 2.0, 3.0]))
+    assert 1.6 < unlike.axis_std.max() / unlike.axis_std.min() < 1.9  # the root of 3: half of it is given back
+
+
 def test_a_sum_of_tokens_tells_their_order() -> None:
     """Attention adds tokens up: without a stretch by place the same tokens in another order would add up alike."""
     torch.manual_seed(0)
