@@ -88,7 +88,8 @@ class ModalityEmbedder:
         self._on_warning = on_warning
         self._batch: list[InputReady] = []
         self._launched: deque[_Launched] = deque()
-        self._uploads: torch.cuda.Stream | None = None  # of a GPU: copies to it beside what it computes
+        on_gpu = backbone.device.type == "cuda"
+        self._uploads = torch.cuda.Stream(backbone.device) if on_gpu else None  # copies beside what it computes
         self._unfinished: dict[int, list[_Embedded | None]] = {}  # request -> its windows
         self._failed: set[int] = set()
         self._written: deque[tuple[ClipRequest, str]] = deque()  # and why not, from the writer's thread
@@ -182,11 +183,9 @@ class ModalityEmbedder:
 
     def _uploaded(self, stacked: Tensor) -> Tensor:
         """(B, ...) on the backbone's GPU, brought there while that still works on the batch before."""
-        device = self._backbone.device
-        if device.type != "cuda":
-            return stacked
         if self._uploads is None:
-            self._uploads = torch.cuda.Stream(device)
+            return stacked
+        device = self._backbone.device
         with torch.cuda.stream(self._uploads):
             there = stacked.to(device, non_blocking=True)
         current = torch.cuda.current_stream(device)

@@ -156,7 +156,7 @@ class Training:
             self._on_step()
             batch, targets = self._seen(gathered)
             own, logits, gradient, read = self._stack.gradient(batch, targets, loss, keys[:, step])
-            self._optimizer.step(gradient, read, self._optimizer.numbers(epoch * first.steps_an_epoch + step))
+            self._optimizer.step(epoch * first.steps_an_epoch + step, gradient, read)
             losses.append(own)
             right += (logits.argmax(dim=2) == batch.labels).sum(dim=1)
         return torch.stack(losses, dim=1).cpu(), right.cpu()

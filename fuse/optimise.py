@@ -32,6 +32,7 @@ class Optimizer:
         self._configs, self._num_steps = list(configs), list(num_steps)
         self._mean, self._square = torch.zeros_like(weights), torch.zeros_like(weights)
         self._average = weights.clone() if any(config.ema for config in configs) else None
+        # On the device from the beginning: a GPU would have to wait for settings that come with every step.
         self._numbers = _numbers_of_steps(self._configs, self._num_steps).to(weights.device)
         self._decays, self._read = matrices.float(), torch.ones_like(matrices)
 
@@ -44,20 +45,16 @@ class Optimizer:
         """Of a step, counted from 0."""
         return [_learning_rate(*each, step) for each in zip(self._configs, self._num_steps, strict=True)]
 
-    def numbers(self, step: int) -> Tensor:
-        """What `step` is told of a step, counted from 0."""
-        return self._numbers[step]
-
     @torch.no_grad()
-    def step(self, gradient: Tensor, read: Tensor, numbers: Tensor) -> None:
+    def step(self, number: int, gradient: Tensor, read: Tensor) -> None:
         """Move every head.
 
         Args:
+            number: of the step, counted from 0.
             gradient: (R, P), of each head's own loss; used up.
             read: (P,) bool; a parameter that no loss depends on stays as it is, without decay.
-            numbers: of `numbers`; a tensor, so that a captured step can be told others.
         """
-        clip, decay, rate, epsilon, share = numbers
+        clip, decay, rate, epsilon, share = self._numbers[number]
         if read is not self._read:
             self._decays, self._read = (self._matrices & read).float(), read
         norm = gradient.square().sum(dim=1, keepdim=True).sqrt()  # Tensor.norm loses 4 digits in a row of a million

@@ -26,6 +26,8 @@ Numbers = dict[str, Tensor]  # by name
 class Stack(ABC):
     """R heads; row r of `weights`, (R, P), holds the parameters of head r."""
 
+    _head: FusionHead  # the code that runs; set by each kind
+
     def __init__(self, heads: Sequence[FusionHead], device: torch.device) -> None:
         """Copy the heads' parameters.
 
@@ -92,6 +94,10 @@ class Stack(ABC):
     @abstractmethod
     def keep(self, rows: Tensor) -> None:
         """Go on with some of the heads."""
+
+    def _set_training(self, training: bool) -> None:
+        if self._head.training != training:  # going through all layers takes a millisecond
+            self._head.train(training)
 
     def _joined(self, found: Mapping[str, Tensor | None]) -> tuple[Tensor, Tensor]:
         """The (R, P) gradient from that of each parameter, in one operation, and (P,) bool: which have one."""

@@ -70,7 +70,3 @@ class SingleHead(Stack):
 
     def keep(self, rows: Tensor) -> None:
         """There is nothing to go on with but the head."""
-
-    def _set_training(self, training: bool) -> None:
-        if self._head.training != training:
-            self._head.train(training)

@@ -62,10 +62,6 @@ class VmapStack(Stack):
         found = torch.autograd.grad(losses.sum(), [leaves[name] for name in learning], allow_unused=True)
         return losses.detach(), logits.detach(), *self._joined(dict(zip(learning, found, strict=True)))
 
-    def _set_training(self, training: bool) -> None:
-        if self._head.training != training:  # going through all layers takes a millisecond
-            self._head.train(training)
-
     @torch.no_grad()
     def logits(self, batch: Batch, weights: Tensor) -> Tensor:
         self._set_training(False)
