@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 
 import torch
@@ -57,6 +60,17 @@ def draw_keys(number: int, generator: torch.Generator) -> Tensor:
     return torch.randint(_KEYS, (number,), generator=generator, device=generator.device)
 
 
+@contextmanager
+def without_cache() -> Iterator[None]:
+    """Inside, all that a Dropout reads is made anew: a recorded pass may outlive what a cache holds."""
+    token = _cached.set(False)
+    try:
+        yield
+    finally:
+        _cached.reset(token)
+
+
+_cached = ContextVar("cached", default=True)
 _KEYS = 2**62
 _PLACE = 0x9E3779B97F4A7C15 - 2**64  # odd; 2^64 over the golden ratio, and so on: no small multiple is near 0
 _ROW = 0xBF58476D1CE4E5B9 - 2**64  # of the finaliser of splitmix64 (Steele, Lea and Flood, OOPSLA 2014)
@@ -66,10 +80,11 @@ _LAST = 0x7FEB352D
 
 def _hash(key: Tensor, shape: torch.Size, device: torch.device) -> Tensor:
     """int32 of this shape, evenly spread over all of them; a place's number does not depend on the shape."""
-    row = _places(shape[:-1], device) + key * _PLACE
+    places, columns = (_places, _columns) if _cached.get() else (_places.__wrapped__, _columns.__wrapped__)
+    row = places(shape[:-1], device) + key * _PLACE
     row = (row ^ (row >> 32)) * _ROW
     row = (row >> 32).to(torch.int32) | 1
-    x = row[..., None] * _columns(shape[-1], device)
+    x = row[..., None] * columns(shape[-1], device)
     return (x ^ (x >> 15)) * _LAST
 
 

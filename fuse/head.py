@@ -80,6 +80,9 @@ class FusionHead(nn.Module, ABC):
     """
 
     options: ClassVar[tuple[str, ...] | None] = None  # fields of HeadConfig that it reads; None: not told
+    # Whether every pass in training runs the same operations, whatever the tokens say: no `if` that looks at their
+    # numbers, no count of passes, no chance of Python's own. On a GPU steps are then recorded and repeated.
+    steady: ClassVar[bool] = False
 
     def __init__(self, dims: Mapping[str, int], num_classes: int, config: HeadConfig) -> None:
         """`dims` gives the token width of each modality, `num_classes` is K."""

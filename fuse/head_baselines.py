@@ -25,6 +25,7 @@ class Single(FusionHead):
     """One modality: a learned query pools its tokens by attention, a small network scores the classes."""
 
     options = ("width", "num_heads", "dropout")
+    steady = True
 
     def __init__(self, dims: Mapping[str, int], num_classes: int, config: HeadConfig) -> None:
         super().__init__(dims, num_classes, config)
@@ -54,6 +55,7 @@ class Concat(FusionHead):
     """The mean of each modality's real tokens, all put side by side, and a small network."""
 
     options = ("width", "dropout")
+    steady = True
 
     def __init__(self, dims: Mapping[str, int], num_classes: int, config: HeadConfig) -> None:
         super().__init__(dims, num_classes, config)
@@ -84,6 +86,7 @@ class ScoreAverage(FusionHead):
     """
 
     options = Single.options
+    steady = True
 
     def __init__(self, dims: Mapping[str, int], num_classes: int, config: HeadConfig) -> None:
         super().__init__(dims, num_classes, config)

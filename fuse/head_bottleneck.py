@@ -36,6 +36,7 @@ class Bottleneck(FusionHead):
     """
 
     options = ("width", "num_layers", "num_heads", "num_bottlenecks", "dropout")
+    steady = True
 
     def __init__(self, dims: Mapping[str, int], num_classes: int, config: HeadConfig) -> None:
         super().__init__(dims, num_classes, config)

@@ -41,6 +41,7 @@ class CrossModalTokenFusion(FusionHead):
     """
 
     options = ("width", "num_layers", "num_heads", "num_bottlenecks", "rank", "cross_tokens", "dropout")
+    steady = True
 
     def __init__(self, dims: Mapping[str, int], num_classes: int, config: HeadConfig) -> None:
         super().__init__(dims, num_classes, config)

@@ -34,6 +34,7 @@ class InterFusion(FusionHead):
     """
 
     options = ("width", "num_layers", "num_heads", "num_queries", "rank", "dropout")
+    steady = True
 
     def __init__(self, dims: Mapping[str, int], num_classes: int, config: HeadConfig) -> None:
         super().__init__(dims, num_classes, config)

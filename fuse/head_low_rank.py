@@ -38,6 +38,7 @@ class LowRank(FusionHead):
     """
 
     options = ("width", "num_heads", "rank", "dropout")
+    steady = True
 
     def __init__(self, dims: Mapping[str, int], num_classes: int, config: HeadConfig) -> None:
         super().__init__(dims, num_classes, config)

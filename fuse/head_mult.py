@@ -40,6 +40,7 @@ class MulT(FusionHead):
     """
 
     options = ("width", "num_layers", "num_heads", "dropout")
+    steady = True
 
     def __init__(self, dims: Mapping[str, int], num_classes: int, config: HeadConfig) -> None:
         super().__init__(dims, num_classes, config)

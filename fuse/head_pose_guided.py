@@ -37,6 +37,7 @@ class PoseGuided(FusionHead):
     """
 
     options = ("width", "num_layers", "num_heads", "guide", "dropout")
+    steady = True
 
     def __init__(self, dims: Mapping[str, int], num_classes: int, config: HeadConfig) -> None:
         super().__init__(dims, num_classes, config)

@@ -31,7 +31,7 @@ _TABLE_COLUMNS = (
     "face_source",
 )
 _DECIDING_PACKAGES = ("mgcli", "torch")
-_NOT_DECIDING = ("residency",)  # settings that change how long a training takes, and nothing else
+_NOT_DECIDING = ("residency", "graphs")  # settings that change how long a training takes, and nothing else
 
 
 def tokens_hash(features: FeatureSet, table: pd.DataFrame, views: int = 0) -> str:

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -123,6 +123,7 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(width, 2 * width)
         self.output = nn.Linear(width, width)
         self.dropout = Dropout(dropout)
+        self.stacked = False  # whether `torch.func.vmap` runs it
 
     def forward(self, queries: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         """(B, Q, W), (B, N, W), (B, N) bool -> (B, Q, W)."""
@@ -133,7 +134,8 @@ class Attention(nn.Module):
         present = mask.any(dim=1)  # (B,)
         allowed = (mask | ~present[:, None])[:, None, None, :]  # (B, 1, 1, N); softmax over nothing is NaN
         # No dropout of attention weights: on a CPU the fast kernels cannot do it. The output has one instead.
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
+        attend = _AttentionOfStacks.apply if self.stacked else F.scaled_dot_product_attention
+        attended = attend(query, key, value, allowed)
         attended = self.dropout(self.output(attended.transpose(1, 2).reshape(batch, num_queries, width)))
         return attended * present[:, None, None]
 
@@ -148,6 +150,32 @@ class Attention(nn.Module):
         scores = torch.einsum("bqhw,bnhw->bhqn", query, key) / math.sqrt(heads[1])
         scores = scores.masked_fill(~mask[:, None, None, :], -torch.inf)
         return scores.softmax(dim=3).nan_to_num(0.0).mean(dim=1)  # softmax over nothing is NaN
+
+
+class _AttentionOfStacks(torch.autograd.Function):
+    """`scaled_dot_product_attention` under vmap: a stack's heads are more clips of one batch.
+
+    By itself vmap goes from head to head on a CPU, and every pass backwards adds up what each left. Only its rule
+    for vmap is ever run, and torch differentiates what that calls.
+    """
+
+    @staticmethod
+    def forward(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        raise NotImplementedError
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Sequence[int | None], *inputs: Tensor) -> tuple[Tensor, int]:
+        """(R, B, H, Q, W/H), twice (R, B, H, N, W/H) and (R, B, 1, 1, N) bool; R may stand elsewhere, or be absent."""
+        query, key, value, allowed = (
+            (each.expand(info.batch_size, *each.shape) if dim is None else each.movedim(dim, 0)).flatten(0, 1)
+            for each, dim in zip(inputs, in_dims, strict=True)
+        )
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
+        return attended.unflatten(0, (info.batch_size, -1)), 0
 
 
 class FeedForward(nn.Sequential):

@@ -17,6 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from mgcli.cache import warn
 from mgcli.fuse.augment import augment, augments, targets_of
 from mgcli.fuse.data import Batch, BatchList, ClipTensors
 from mgcli.fuse.dropout import draw_keys
@@ -24,6 +25,7 @@ from mgcli.fuse.head import FittedHead, FusionHead
 from mgcli.fuse.loss import Loss
 from mgcli.fuse.optimise import Optimizer
 from mgcli.fuse.predict_clips import predict_stack, unfolded
+from mgcli.fuse.recorded import RecordedStep, Step, recorder_of
 from mgcli.fuse.residency import batches_ahead
 from mgcli.fuse.sampling import draw_views, epoch_rows
 from mgcli.fuse.settings import TrainConfig
@@ -108,15 +110,18 @@ class Training:
         clips: ClipTensors,
         *,
         on_step: Callable[[], None] = lambda: None,
+        say: Callable[[str], None] = warn,
     ) -> None:
         """Args:
         replicas: with their numbers; of one architecture, batch size and number of training clips.
         stack: of their heads.
         clips: all clips, on the stack's device.
         on_step: called before each step.
+        say: told why steps are not recorded on a GPU.
         """
         self._courses = [_Course(number, replica, clips) for number, replica in replicas]
-        self._stack, self._clips, self._on_step, self._size = stack, clips, on_step, len(replicas)
+        self._stack, self._clips, self._size = stack, clips, len(replicas)
+        self._on_step, self._say = on_step, say
         self._optimizer = Optimizer(
             stack.weights,
             stack.columns_of_matrices(),
@@ -126,6 +131,7 @@ class Training:
         # A batch of all replicas is one gather where they need not be thinned or changed each by itself: a GPU would be
         # kept waiting by the small steps of so many.
         self._one_gather = not (clips.thins or any(augments(each.config) for each in self._courses))
+        self._loss, self._act = self._prepared()
 
     def run(self) -> Iterator[list[Fitted]]:
         """Epoch after epoch; who is finished leaves the stack, and is trained no further for nothing."""
@@ -141,24 +147,49 @@ class Training:
 
     def _keep(self, places: Sequence[int]) -> None:
         self._courses = [self._courses[place] for place in places]
+        if not places:
+            return
         rows = torch.tensor(places, dtype=torch.int64, device=self._stack.weights.device)
         self._stack.keep(rows)
         self._optimizer.keep(rows, self._stack.weights)
+        self._loss, self._act = self._prepared()
+
+    def _prepared(self) -> tuple[Loss, Step]:
+        """The loss of those who are in the stack, and what does a step of theirs."""
+        loss = Loss(*(torch.stack(each) for each in zip(*(vars(c.loss).values() for c in self._courses), strict=True)))
+        record = recorder_of(self._stack.weights.device)
+        if record is None or self._courses[0].config.graphs == "off" or not self._stack.steady:
+            return loss, self._step
+        return loss, RecordedStep(self._step, self._moved, record, self._say)
+
+    def _moved(self) -> list[Tensor]:
+        """What a step changes in place."""
+        return [*self._optimizer.state, *self._stack.moved]
+
+    def _step(self, batch: Batch, numbers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Of a batch with a leading axis R, and `numbers` of a step: targets (R, B, K), keys (R,), the optimiser's.
+
+        Returns:
+            (R,) losses, and (R,) how many clips were told right.
+        """
+        targets, keys, of_optimizer = numbers
+        losses, logits, gradient, read = self._stack.gradient(batch, targets, self._loss, keys)
+        self._optimizer.step(of_optimizer, gradient, read)
+        return losses, (logits.argmax(dim=2) == batch.labels).sum(dim=1)
 
     def _train_epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
         """(R, steps) losses, and (R,) how many clips were told right; on the CPU, at the end."""
         order, keys = (torch.stack(each) for each in zip(*(c.order_and_keys() for c in self._courses), strict=True))
-        loss = Loss(*(torch.stack(each) for each in zip(*(vars(c.loss).values() for c in self._courses), strict=True)))
         first = self._courses[0]
         losses, right = [], torch.zeros(len(order), dtype=torch.int64, device=order.device)
         batches = batches_ahead(self._clips, order.split(first.batch_size, dim=1), self._gather)
         for step, gathered in enumerate(batches):
             self._on_step()
             batch, targets = self._seen(gathered)
-            own, logits, gradient, read = self._stack.gradient(batch, targets, loss, keys[:, step])
-            self._optimizer.step(epoch * first.steps_an_epoch + step, gradient, read)
+            of_optimizer = self._optimizer.numbers(epoch * first.steps_an_epoch + step)
+            own, told = self._act(batch, [targets, keys[:, step], of_optimizer])
             losses.append(own)
-            right += (logits.argmax(dim=2) == batch.labels).sum(dim=1)
+            right += told
         return torch.stack(losses, dim=1).cpu(), right.cpu()
 
     def _gather(self, rows: Tensor) -> list[Batch]:

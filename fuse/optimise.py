@@ -45,16 +45,26 @@ class Optimizer:
         """Of a step, counted from 0."""
         return [_learning_rate(*each, step) for each in zip(self._configs, self._num_steps, strict=True)]
 
+    def numbers(self, step: int) -> Tensor:
+        """(5, R, 1): what every head is told of a step, counted from 0."""
+        return self._numbers[step]
+
+    @property
+    def state(self) -> list[Tensor]:
+        """What a step moves, in place."""
+        own = [self._weights, self._mean, self._square]
+        return own if self._average is None else [*own, self._average]
+
     @torch.no_grad()
-    def step(self, number: int, gradient: Tensor, read: Tensor) -> None:
+    def step(self, numbers: Tensor, gradient: Tensor, read: Tensor) -> None:
         """Move every head.
 
         Args:
-            number: of the step, counted from 0.
+            numbers: of the step, see `numbers`.
             gradient: (R, P), of each head's own loss; used up.
             read: (P,) bool; a parameter that no loss depends on stays as it is, without decay.
         """
-        clip, decay, rate, epsilon, share = self._numbers[number]
+        clip, decay, rate, epsilon, share = numbers
         if read is not self._read:
             self._decays, self._read = (self._matrices & read).float(), read
         norm = gradient.square().sum(dim=1, keepdim=True).sqrt()  # Tensor.norm loses 4 digits in a row of a million

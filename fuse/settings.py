@@ -23,6 +23,7 @@ CHOICES = {
     "sampling": ("shuffled", "balanced"),
     "class_balance": ("none", "loss", "effective", "logits"),
     "residency": ("auto", "device", "pinned", "mapped"),
+    "graphs": ("auto", "off"),
 }
 
 
@@ -72,6 +73,7 @@ class TrainConfig:
     allow_leakage: bool = False  # accept splits and backbones that the leakage guard refuses, as a warning
     device: str = "auto"  # auto: cuda where there is one
     residency: Literal["auto", "device", "pinned", "mapped"] = "auto"  # where tokens lie, see `mgcli.fuse.residency`
+    graphs: Literal["auto", "off"] = "auto"  # auto: on a GPU, steps of a steady head are recorded and repeated
     head: HeadConfig = field(default_factory=HeadConfig)
 
     def __post_init__(self) -> None:

@@ -66,6 +66,16 @@ class Stack(ABC):
             found[columns] = len(shape) > 1
         return found
 
+    @property
+    def steady(self) -> bool:
+        """Whether every training pass runs the same operations, see `FusionHead`."""
+        return self._head.steady
+
+    @property
+    @abstractmethod
+    def moved(self) -> list[Tensor]:
+        """What a training pass changes in place, besides the weights."""
+
     @abstractmethod
     def gradient(
         self, batch: Batch, targets: Tensor, loss: Loss, keys: Tensor

@@ -43,6 +43,10 @@ class SingleHead(Stack):
         for each in self._head.parameters():
             each.data = each.data.clone()  # whoever saves one parameter would save the whole matrix
 
+    @property
+    def moved(self) -> list[Tensor]:
+        return list(self._head.buffers())
+
     def gradient(
         self, batch: Batch, targets: Tensor, loss: Loss, keys: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

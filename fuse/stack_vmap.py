@@ -17,6 +17,7 @@ from torch.func import functional_call, vmap
 from mgcli.fuse.data import Batch
 from mgcli.fuse.dropout import Dropout, drop_by_key
 from mgcli.fuse.head import FittedHead, FusionHead, HeadOutput
+from mgcli.fuse.layers import Attention
 from mgcli.fuse.loss import Loss
 from mgcli.fuse.settings import TrainConfig
 from mgcli.fuse.stack import Numbers, Stack, inputs_of
@@ -35,6 +36,8 @@ class VmapStack(Stack):
         for name, each in self._head.named_modules():
             if isinstance(each, Dropout):
                 each.active = any(head.get_submodule(name).active for head in heads)
+            elif isinstance(each, Attention):
+                each.stacked = True
         self._buffers = {
             name: torch.stack([head.get_buffer(name) for head in heads]).to(device)
             for name, _ in heads[0].named_buffers(remove_duplicate=False)
@@ -43,6 +46,11 @@ class VmapStack(Stack):
         self._frozen = {n for n, each in heads[0].named_parameters(remove_duplicate=False) if not each.requires_grad}
         self._keys = [f"{name}.key" for name, each in self._head.named_modules() if isinstance(each, Dropout)]
         self._saved = list(heads[0].state_dict())
+
+    @property
+    def moved(self) -> list[Tensor]:
+        """Nothing: vmap refuses a head whose buffers a pass changes."""
+        return []
 
     def gradient(
         self, batch: Batch, targets: Tensor, loss: Loss, keys: Tensor
