@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mgcli.extract.backbone import Backbone, BackboneError, Prepared
+from mgcli.extract.backbone import Backbone, BackboneError, Prepared, scale_pictures
 from mgcli.extract.weights_checkpoint import load_state, read_state_dict
 from mgcli.extract.windows import uniform_times
 
@@ -55,7 +55,7 @@ class TimmFrames(Backbone):
         self.frames_per_s = frames_per_s
         self.network = timm.create_model(self.model_name, num_classes=0).eval()
         config = timm.data.resolve_data_config(pretrained_cfg=self.network.pretrained_cfg)
-        self._transform = timm.data.create_transform(**config, is_training=False)
+        self._transform = timm.data.create_transform(**config, is_training=False, normalize=False)
         self._input_size = tuple(config["input_size"])
         self._tokens_per_frame = self._count_tokens() if tokens == "full" else 1
         self.embed_dim = self.network.num_features if tokens == "full" else self.network.head_hidden_size
@@ -103,7 +103,7 @@ class TimmFrames(Backbone):
         return list(uniform_times(start_s, end_s, count)[:, None])
 
     def prepare(self, media: np.ndarray, times_s: np.ndarray) -> Prepared:
-        """(T, H, W, 3) uint8 RGB -> (T, 3, height, width) float32, by the model's own data config."""
+        """(T, H, W, 3) uint8 RGB -> (T, 3, height, width) uint8, by the model's own data config up to its scaling."""
         inputs = torch.stack([self._transform(Image.fromarray(frame)) for frame in media])
         time_s = np.asarray(times_s, dtype=np.float32)
         if self.tokens == "pooled":
@@ -111,6 +111,12 @@ class TimmFrames(Backbone):
         if self.tokens == "full":
             time_s = np.repeat(time_s, self._tokens_per_frame)
         return Prepared(inputs=inputs, time_s=time_s, valid=np.ones(len(time_s), dtype=bool))
+
+    def finish(self, inputs: Tensor) -> Tensor:
+        """(B, T, 3, height, width) uint8 -> float32, the rest of it."""
+        frames = inputs.flatten(0, 1).permute(0, 2, 3, 1)  # (B * T, height, width, 3)
+        scaled = scale_pictures(frames[:, None], self.transform["mean"], self.transform["std"])
+        return scaled[:, :, 0].unflatten(0, inputs.shape[:2])  # (B * T, 3, 1, height, width) -> (B, T, 3, ...)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(B, T, 3, height, width) -> (B, N, D)."""

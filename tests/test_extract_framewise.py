@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import timm
+import timm.data
 import torch
+from PIL import Image
 from tiny_media import make_video
 from torchvision.models import get_model
 
@@ -43,6 +45,18 @@ def test_tokens_have_times_and_do_not_depend_on_the_batch(name: str, layout: str
     torch.testing.assert_close(together[:1], backbone.embed(prepared.inputs[None]), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_efficientnet"])
+def test_pictures_are_those_of_timms_own_transform(name: str) -> None:
+    """They travel as bytes, a fourth of its floats, and are the same bits in the end."""
+    model: Any = timm.create_model(name)
+    transform: Any = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
+    backbone = create_backbone(f"timm:{name}", weights="random:0", num_frames=4)
+    prepared = backbone.prepare(FRAMES, np.arange(4.0)).inputs
+    assert prepared.dtype == torch.uint8
+    expected = torch.stack([transform(Image.fromarray(frame)) for frame in FRAMES])
+    assert torch.equal(backbone.finish(torch.stack([prepared, prepared.flip(0)]))[0], expected)
+
+
 def test_a_rate_looks_at_single_frames() -> None:
     backbone = create_backbone("timm:test_vit", weights="random:0", frames_per_s=2.0)
     windows = backbone.windows(0.0, 3.0)
@@ -57,7 +71,7 @@ def test_a_timm_checkpoint_with_its_classifier_is_taken(tmp_path: Path) -> None:
     backbone = create_backbone("timm:test_vit", weights=str(tmp_path / "test_vit.pth"), num_frames=1)
     inputs = backbone.prepare(FRAMES[:1], np.zeros(1)).inputs
     with torch.inference_mode():
-        expected = released.forward_head(released.forward_features(inputs), pre_logits=True)
+        expected = released.forward_head(released.forward_features(backbone.finish(inputs[None])[0]), pre_logits=True)
     torch.testing.assert_close(backbone.embed(inputs[None])[0], expected)
     torch.save({"patch_embed.proj.weight": torch.zeros(1)}, tmp_path / "part.pth")
     with pytest.raises(WeightsError, match="made for another network"):
