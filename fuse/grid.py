@@ -75,7 +75,9 @@ class Cell:
     def architecture(self) -> str:
         """Cells that agree in this have parameters of the same shapes and see batches of the same size."""
         shapes = {name: value for name, value in asdict(self.config).items() if name not in _FREE}
-        return repr((self.head, self.features, shapes | {"head": asdict(self.config.head) | {"dropout": None}}))
+        return repr(
+            (self.head, self.features, shapes | {"head": asdict(self.config.head) | {"dropout": None, "without": None}})
+        )
 
 
 # What may differ between runs that are trained together: nothing that changes a shape, a batch or what is read.

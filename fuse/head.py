@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from mgcli.cache import MgcliError, named_class
@@ -39,6 +41,7 @@ class HeadConfig:
     cross_tokens: Literal["all", "class", "bottleneck"] = "all"  # what crosses over, cross_modal_token_fusion
     guide: str = ""  # modality that asks the others, pose_guided; by default pose, else the last
     dropout: float = 0.1
+    without: str = ""  # modalities that it is not shown, joined by +; every head reads this
 
     def __post_init__(self) -> None:
         for name in ("width", "num_layers", "num_heads", "num_queries", "num_bottlenecks", "rank"):
@@ -85,11 +88,23 @@ class FusionHead(nn.Module, ABC):
     steady: ClassVar[bool] = False
 
     def __init__(self, dims: Mapping[str, int], num_classes: int, config: HeadConfig) -> None:
-        """`dims` gives the token width of each modality, `num_classes` is K."""
+        """`dims` gives the token width of each modality, `num_classes` is K.
+
+        Raises:
+            HeadError: it is to be without a modality that is not there, or without all.
+        """
         super().__init__()
         self.modalities = tuple(dims)
         self.num_classes = num_classes
         self.config = config
+        hidden = modalities_without(config.without, self.modalities)
+        self.hides = bool(hidden)
+        # A buffer, so that each of a stack can have its own; the settings say it, so a checkpoint does not need it.
+        shown = torch.tensor([name not in hidden for name in self.modalities])
+        self.register_buffer("shown", shown, persistent=False)  # (M,) bool
+        self.register_forward_pre_hook(_hide)
+
+    shown: Tensor
 
     @abstractmethod
     def forward(
@@ -116,6 +131,32 @@ class FusionHead(nn.Module, ABC):
             counts: modality -> N, tokens of each in the batch.
         """
         return []
+
+
+def modalities_without(words: str, modalities: Sequence[str]) -> set[str]:
+    """Those of the setting `without`.
+
+    Raises:
+        HeadError: one is not among `modalities`, or none would be left.
+    """
+    hidden = {word.strip() for word in words.split("+") if word.strip()}
+    for name in hidden:
+        if name not in modalities:
+            near = difflib.get_close_matches(name, modalities, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise HeadError(f"without is {words!r}, but there is no modality {name!r}; {hint}{', '.join(modalities)}")
+    if len(hidden) == len(modalities):
+        raise HeadError(f"without is {words!r}, which leaves no modality to look at")
+    return hidden
+
+
+def _hide(head: nn.Module, given: tuple[Mapping[str, Tensor], ...]) -> tuple[Mapping[str, Tensor], ...] | None:
+    """Runs before `forward`: masks of what the head is not shown become False."""
+    assert isinstance(head, FusionHead)
+    if not head.hides:
+        return None
+    tokens, mask, *rest = given
+    return tokens, {name: mask[name] & head.shown[i] for i, name in enumerate(head.modalities)}, *rest
 
 
 class FittedHead(FusionHead):
@@ -159,7 +200,11 @@ def create_head(name: str, dims: Mapping[str, int], num_classes: int, config: He
 def check_options(name: str, config: HeadConfig, say: Callable[[str], None]) -> None:
     """Say which fields of `config` were changed in vain: the head `name` does not read them."""
     reads, usual = head_class(name).options, HeadConfig()
-    changed = [each.name for each in fields(config) if getattr(config, each.name) != getattr(usual, each.name)]
+    changed = [
+        each.name
+        for each in fields(config)
+        if each.name != "without" and getattr(config, each.name) != getattr(usual, each.name)
+    ]
     unread = [] if reads is None else [each for each in changed if each not in reads]
     if unread:
         say(f"head {name!r} does not read {', '.join(unread)}; its options: {', '.join(reads or ()) or 'none'}")

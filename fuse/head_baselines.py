@@ -90,7 +90,9 @@ class ScoreAverage(FusionHead):
 
     def __init__(self, dims: Mapping[str, int], num_classes: int, config: HeadConfig) -> None:
         super().__init__(dims, num_classes, config)
-        self.singles = nn.ModuleDict({name: Single({name: dim}, num_classes, config) for name, dim in dims.items()})
+        # Without `without`: what is hidden is hidden in the masks that they are given.
+        own = HeadConfig(width=config.width, num_heads=config.num_heads, dropout=config.dropout)
+        self.singles = nn.ModuleDict({name: Single({name: dim}, num_classes, own) for name, dim in dims.items()})
 
     def set_statistics(self, statistics: Mapping[str, TokenStatistics]) -> None:
         for single in self.singles.values():

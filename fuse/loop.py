@@ -21,7 +21,7 @@ from mgcli.cache import warn
 from mgcli.fuse.augment import augment, augments, targets_of
 from mgcli.fuse.data import Batch, BatchList, ClipTensors
 from mgcli.fuse.dropout import draw_keys
-from mgcli.fuse.head import FittedHead, FusionHead
+from mgcli.fuse.head import FittedHead, FusionHead, modalities_without
 from mgcli.fuse.loss import Loss
 from mgcli.fuse.optimise import Optimizer
 from mgcli.fuse.predict_clips import predict_stack, unfolded
@@ -89,6 +89,8 @@ def fit_head(
         LossNotFiniteError: the message names the step; the best state until then is in the error.
     """
     if isinstance(head, FittedHead):
+        for name in modalities_without(head.config.without, head.modalities):
+            clips = clips.without(name)
         return head.fit(*(BatchList(clips, rows, config.batch_size) for rows in (train_rows, val_rows)))
     replica = Replica(
         head=head, train_rows=train_rows, val_rows=val_rows, config=config, generator=generator, on_epoch=on_epoch

@@ -33,6 +33,7 @@ class VmapStack(Stack):
         super().__init__(heads, device)
         self._head = copy.deepcopy(heads[0]).to(device)  # the code that runs; its own numbers are not read
         drop_by_key(self._head)
+        self._head.hides = any(head.hides for head in heads)
         for name, each in self._head.named_modules():
             if isinstance(each, Dropout):
                 each.active = any(head.get_submodule(name).active for head in heads)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import asdict, fields, replace
 
 import pytest
 import torch
+from test_fuse_replicas import make_clips
 from torch import Tensor, nn
 
 from mgcli.fuse.data import Batch, TokenStatistics
@@ -22,6 +24,8 @@ from mgcli.fuse.head import (
     head_class,
 )
 from mgcli.fuse.layers import blank_clip
+from mgcli.fuse.loop import fit_head
+from mgcli.fuse.settings import TrainConfig
 
 DIMS = {"video": 6, "pose": 5}
 NUM_CLASSES = 3
@@ -191,7 +195,52 @@ def test_a_head_reads_the_options_that_it_names_and_no_others(name: str) -> None
     read.clear()
     for config in configs:
         head_class(name)(dims_of(name), NUM_CLASSES, config)
-    assert read == set(head_class(name).options or ())
+    assert read == {"without", *(head_class(name).options or ())}
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if name != "single"])
+def test_a_head_without_a_modality_never_sees_it(name: str) -> None:
+    """As if no clip had it, in training and after, whatever the clips have."""
+    config = replace(CROSSINGS.get(name, SMALL), without="pose")
+    usual, blind = (
+        create_head(name.split(",")[0], DIMS, NUM_CLASSES, each) for each in (replace(config, without=""), config)
+    )
+    batch = make_batch(DIMS)
+    lacking = replace(batch, mask=batch.mask | {"pose": torch.zeros_like(batch.mask["pose"])})
+    blind.set_statistics(statistics_of(batch))
+    if isinstance(blind, FittedHead):
+        blind.fit([lacking], [])
+    state = blind.state_dict()
+    assert state.keys() == usual.state_dict().keys()  # a checkpoint needs no more than its settings
+    usual.load_state_dict(state)
+    assert torch.equal(logits_of(blind.eval(), batch), logits_of(usual.eval(), lacking))
+    if not isinstance(blind, FittedHead):
+        assert not torch.equal(logits_of(blind, batch), logits_of(usual, batch))
+
+
+@pytest.mark.parametrize("name", ["logistic", "constant"])
+def test_a_fitted_head_is_fitted_without_it_too(name: str) -> None:
+    clips = make_clips({"video": 12, "pose": 10}, 60)
+    rows = torch.arange(30), torch.arange(30, 60)
+    config = TrainConfig(head=HeadConfig(without="pose"))
+    blind, seeing = (create_head(name, clips.dims, 4, each) for each in (config.head, None))
+    fit_head(blind, clips, *rows, config, torch.Generator())
+    fit_head(seeing, clips.without("pose"), *rows, config, torch.Generator())
+    for key, each in seeing.state_dict().items():
+        assert torch.equal(blind.state_dict()[key], each)
+
+
+@pytest.mark.parametrize(
+    ("without", "message"),
+    [
+        ("pos", "there is no modality 'pos'; did you mean 'pose'?"),
+        ("face", "there is no modality 'face'; video, pose"),
+        ("pose+video", "leaves no modality to look at"),
+    ],
+)
+def test_what_a_head_cannot_be_without(without: str, message: str) -> None:
+    with pytest.raises(HeadError, match=re.escape(message)):
+        create_head("concat", DIMS, NUM_CLASSES, HeadConfig(without=without))
 
 
 def test_options_that_a_head_does_not_read_are_found() -> None:

@@ -88,7 +88,10 @@ def check_same(name: str, clips: ClipTensors, options: Any, together: bool, monk
 
 @pytest.mark.parametrize(
     ("name", "together"),
-    [*((name, together) for name in TRAINED for together in (False, True)), ("test_fuse_recorded:BatchNormHead", False)],
+    [
+        *((name, together) for name in TRAINED for together in (False, True)),
+        ("test_fuse_recorded:BatchNormHead", False),
+    ],
 )
 def test_a_repeated_step_is_a_usual_one(name: str, together: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     clips = even_clips({"video": 12} if name == "single" else DIMS, 100)

@@ -144,6 +144,21 @@ def test_replicas_are_what_each_is_alone(name: str, views: int) -> None:
     check_equal(alone, together, clips, val)
 
 
+@pytest.mark.parametrize("name", [name for name in STACKABLE if name != "single"])
+def test_replicas_that_are_shown_other_modalities(name: str) -> None:
+    """A whole ablation of modalities is one stack; a head that hides nothing may be the first or not."""
+    clips = make_clips(DIMS, 100)
+    train, val = torch.arange(40), torch.arange(40, 100)
+    options = [{"without": "pose"}, {}, {"without": "video"}, {"without": "pose"}]
+    alone, together = (
+        make_replicas(name, clips, options, train, val, **TINY | {"epochs": 3, "min_steps": 1}) for _ in range(2)
+    )
+    for each in alone:
+        fit_alone(each, clips)
+    fit_together(together, clips)
+    check_equal(alone, together, clips, val)
+
+
 @pytest.mark.slow
 def test_sixteen_replicas_are_what_each_is_alone_through_a_whole_training() -> None:
     """Run with: pytest -s -m slow tests/test_fuse_replicas.py"""
@@ -285,6 +300,16 @@ def test_a_grid_is_the_same_together_and_one_by_one(cache: FeatureCache, tmp_pat
         pd.testing.assert_frame_equal(on.predictions(), off.predictions(), atol=1e-4)
         assert off.config["replicas"] == 1
         assert on.config["replicas"] == (8 if cell.head == "concat" else 1)
+
+
+def test_what_a_head_is_not_shown_does_not_part_a_group(cache: FeatureCache, tmp_path: Path) -> None:
+    options = {"epochs": [2], "min_steps": [1], "width": [8], "without": ["", "pose", "video"]}
+    table = cache.read_clips()
+    cells = plan_cells(cache, "gesture", make_grid({"head": "concat", "seeds": 1, "options": options}), table)
+    outcome = train_cells(cache, "gesture", cells, table, tmp_path, processes=1, replicas="on")
+    runs = [Run.load(tmp_path / cell.name) for cell in outcome.done]
+    assert [run.config["replicas"] for run in runs] == [3, 3, 3]
+    assert len({run.predictions().to_csv() for run in runs}) == 3
 
 
 def test_one_cell_that_diverges_fails_alone(cache: FeatureCache, tmp_path: Path) -> None:
