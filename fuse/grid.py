@@ -75,16 +75,15 @@ class Cell:
     def architecture(self) -> str:
         """Cells that agree in this have parameters of the same shapes and see batches of the same size."""
         shapes = {name: value for name, value in asdict(self.config).items() if name not in _FREE}
-        return repr(
-            (self.head, self.features, shapes | {"head": asdict(self.config.head) | {"dropout": None, "without": None}})
-        )
+        of_head = {name: value for name, value in asdict(self.config.head).items() if name not in _FREE}
+        return repr((self.head, self.features, shapes | {"head": of_head}))
 
 
 # What may differ between runs that are trained together: nothing that changes a shape, a batch or what is read.
 _FREE = frozenset(
     {"epochs", "min_steps", "learning_rate", "warmup", "weight_decay", "grad_clip", "patience", "ema"}
     | {"label_smoothing", "aux_weight", "sampling", "class_balance", "effective_beta"}
-    | {"modality_dropout", "token_dropout", "mixup"}
+    | {"modality_dropout", "token_dropout", "mixup", "dropout", "without"}
     | {"validation_fraction", "split_seed", "folds", "fold", "allow_unseen_classes", "allow_leakage"}
 )
 

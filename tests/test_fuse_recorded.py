@@ -86,13 +86,10 @@ def check_same(name: str, clips: ClipTensors, options: Any, together: bool, monk
     return recorder
 
 
-@pytest.mark.parametrize(
-    ("name", "together"),
-    [
-        *((name, together) for name in TRAINED for together in (False, True)),
-        ("test_fuse_recorded:BatchNormHead", False),
-    ],
-)
+EACH = [(name, together) for name in TRAINED for together in (False, True)]
+
+
+@pytest.mark.parametrize(("name", "together"), [*EACH, ("test_fuse_recorded:BatchNormHead", False)])
 def test_a_repeated_step_is_a_usual_one(name: str, together: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     clips = even_clips({"video": 12} if name == "single" else DIMS, 100)
     recorder = check_same(name, clips, SAME, together, monkeypatch)
