@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from mgcli.fuse.reproduce import Reproduction, reproduce_run
     from mgcli.fuse.run import Run, RunError, results_table
     from mgcli.fuse.score_table import ScoreError
-    from mgcli.fuse.selection import SelectionError
     from mgcli.fuse.settings import TrainConfig, TrainError, make_config
     from mgcli.fuse.submit import SUBMISSION_FORMS, Submission, SubmissionForm, SubmitError, submit_runs
     from mgcli.fuse.task import TASKS, TaskError
     from mgcli.fuse.train import train_head
+    from mgcli.fuse.usable_clips import SelectionError
 
 __all__ = [
     "HEADS",
@@ -100,10 +100,10 @@ __getattr__ = lazy_names(
         "reproduce": "Reproduction reproduce_run",
         "run": "Run RunError results_table",
         "score_table": "ScoreError",
-        "selection": "SelectionError",
         "settings": "TrainConfig TrainError make_config",
         "submit": "SUBMISSION_FORMS Submission SubmissionForm SubmitError submit_runs",
         "task": "TASKS TaskError",
         "train": "train_head",
+        "usable_clips": "SelectionError",
     },
 )

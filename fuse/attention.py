@@ -30,7 +30,7 @@ from mgcli.fuse.data import Batch, ClipTensors, shown_places
 from mgcli.fuse.head import FusionHead, TokenRead
 from mgcli.fuse.predict import run_feature_sets, select_for_run, trained_heads
 from mgcli.fuse.run import Run, RunError
-from mgcli.fuse.selection import have_tokens, read_table
+from mgcli.fuse.usable_clips import have_tokens, read_table
 
 HOW = (
     "attention of the vectors that the answer is made from (class tokens or queries), averaged over layers and "

@@ -27,9 +27,10 @@ from mgcli.fuse.head import FusionHead, create_head
 from mgcli.fuse.loop import fit_head
 from mgcli.fuse.residency import place_clips
 from mgcli.fuse.seeds import Job, train_one_by_one
-from mgcli.fuse.selection import Selection, load_for_training, select_for_training
+from mgcli.fuse.selection import Selection, select_for_training
 from mgcli.fuse.settings import TrainConfig, TrainError
 from mgcli.fuse.task import Choice, choose, get_task
+from mgcli.fuse.usable_clips import load_for_training
 
 _TASK = "gesture"
 _SIZES = {"video": (8, 768), "pose": (23, 256)}  # tokens a clip and their width: MViTv2-S over time, and 2s-AGCN

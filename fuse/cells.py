@@ -21,8 +21,8 @@ from mgcli.fuse.plan import is_done, why_cells_one_by_one
 from mgcli.fuse.prepare import PreparedRun, prepare_run
 from mgcli.fuse.run import check_writable
 from mgcli.fuse.seeds import Trained, train_one_by_one, train_together
-from mgcli.fuse.selection import LoadedClips
 from mgcli.fuse.train import finish_run
+from mgcli.fuse.usable_clips import LoadedClips
 
 _CLAIMS = ".claims"
 

@@ -17,16 +17,10 @@ from mgcli.fuse.head import FusionHead, create_head
 from mgcli.fuse.metrics import over_seeds, scores, subject_intervals
 from mgcli.fuse.predict_clips import predict_probabilities
 from mgcli.fuse.run import Run, RunError, group_rows, scores_table
-from mgcli.fuse.selection import (
-    Selection,
-    backbones_trained_on,
-    clip_list_hash,
-    protocol_of,
-    read_table,
-    select_for_prediction,
-)
+from mgcli.fuse.selection import Selection, backbones_trained_on, clip_list_hash, protocol_of, select_for_prediction
 from mgcli.fuse.settings import make_config
 from mgcli.fuse.task import modality_of
+from mgcli.fuse.usable_clips import read_table
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,18 +22,11 @@ from mgcli.fuse.head import check_options
 from mgcli.fuse.identity import machine, tokens_hash
 from mgcli.fuse.run import RUN_VERSION, check_writable
 from mgcli.fuse.seeds import Job
-from mgcli.fuse.selection import (
-    LoadedClips,
-    Selection,
-    clip_list_hash,
-    load_for_training,
-    protocol_of,
-    read_table,
-    select_for_training,
-)
+from mgcli.fuse.selection import Selection, clip_list_hash, protocol_of, select_for_training
 from mgcli.fuse.settings import TrainConfig, TrainError
 from mgcli.fuse.task import Choice, choose, get_task
 from mgcli.fuse.tracking import Tell
+from mgcli.fuse.usable_clips import LoadedClips, load_for_training, read_table
 from mgcli.fuse.views import check_views
 
 DEFAULT_SEEDS = 5

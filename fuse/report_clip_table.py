@@ -9,7 +9,8 @@ from mgcli.cache import FeatureCache, MgcliError
 from mgcli.fuse.predict import run_feature_sets, select_for_run
 from mgcli.fuse.report_group import RunGroup
 from mgcli.fuse.run import Run
-from mgcli.fuse.selection import Selection, have_tokens, with_held_back
+from mgcli.fuse.selection import Selection, with_held_back
+from mgcli.fuse.usable_clips import have_tokens
 
 MAX_CLIPS = 3000  # whose tokens are read; of more, so many are taken evenly, which the page says
 

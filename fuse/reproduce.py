@@ -19,9 +19,10 @@ from mgcli.cache import CacheError, FeatureCache, FeatureSet, read_clip_table
 from mgcli.fuse.identity import machine, tokens_hash
 from mgcli.fuse.predict import run_feature_sets
 from mgcli.fuse.run import Run, RunError
-from mgcli.fuse.selection import clip_list_hash, have_tokens
+from mgcli.fuse.selection import clip_list_hash
 from mgcli.fuse.settings import TrainConfig, make_config
 from mgcli.fuse.train import train_head
+from mgcli.fuse.usable_clips import have_tokens
 
 ROUNDING = 1e-3  # of a probability: on a GPU, a stack of another size adds its sums in another order
 ROUNDING_SHARE = 1e-3  # of the predictions, which may fall the other way where two classes are as probable

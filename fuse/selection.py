@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,28 +13,16 @@ import pandas as pd
 from mgcli.cache import (
     SPLITS,
     TASKS,
-    FeatureCache,
     FeatureSet,
     LeakageReport,
-    MgcliError,
-    check_clip_table,
-    classes_by_group,
     draw_validation,
     find_leakage,
-    label_classes,
-    read_clip_table,
 )
 from mgcli.fuse.data import ClipTensors
 from mgcli.fuse.folds import draw_fold
-from mgcli.fuse.load import load_clips
-from mgcli.fuse.residency import fits_ram
+from mgcli.fuse.usable_clips import LoadedClips, SelectionError, Warn, have_tokens, with_tokens
 
-Warn = Callable[[str], None]
 TEST_SET_ASIDE = "test_set_aside"  # in a table's `attrs`: how many test clips were taken out of it on purpose
-
-
-class SelectionError(MgcliError):
-    """A clip table that a task cannot be trained or scored on."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +48,6 @@ class Selection:
         }
 
 
-def read_table(cache: FeatureCache, clips: pd.DataFrame | str | Path | None) -> pd.DataFrame:
-    """The clip table of a caller: given, in a file, or the cache's newest."""
-    if clips is None:
-        return cache.read_clips()
-    return check_clip_table(clips) if isinstance(clips, pd.DataFrame) else read_clip_table(clips)
-
-
 def protocol_of(table: pd.DataFrame) -> str | None:
     """The protocol whose clips a table holds, where the cache or the caller said so in `attrs`."""
     return table.attrs.get("protocol") or None
@@ -81,51 +60,6 @@ def backbones_trained_on(feature_sets: dict[str, FeatureSet]) -> dict[str, dict[
         for modality, each in feature_sets.items()
         if "trained_on" in each.provenance
     }
-
-
-@dataclass(frozen=True)
-class LoadedClips:
-    """The clips of a task that have tokens, before a run draws its validation split; several runs can share them."""
-
-    given: pd.DataFrame  # the whole clip table
-    table: pd.DataFrame
-    tensors: ClipTensors
-    classes: list[str]
-    class_groups: dict[str, list[str]]
-    warnings: list[str]  # what was left out, or is missing
-
-
-def load_for_training(
-    table: pd.DataFrame,
-    task: str,
-    feature_sets: dict[str, FeatureSet],
-    *,
-    max_tokens: int,
-    views: int = 0,
-    residency: str = "auto",
-) -> LoadedClips:
-    """Settle which clips of a table can be used, and read their tokens.
-
-    Args:
-        table: a checked clip table.
-        task: the label column.
-        feature_sets: modality -> its tokens.
-        max_tokens: of a clip and modality.
-        views: augmented views of the training clips to read, beside the plain one.
-        residency: where tokens are to lie, see `place_clips`.
-
-    Raises:
-        SelectionError: nothing to train on, or one class only.
-    """
-    warnings: list[str] = []
-    used = _with_split(_labelled(table, task), warnings.append)
-    classes = label_classes(used, task)
-    groups = classes_by_group(used, task, classes)
-    used, tensors = _with_tokens(used, task, classes, feature_sets, max_tokens, warnings.append, views, residency)
-    if not (used["split"] == "train").any():
-        raise SelectionError(f"no training clip has a {task} label and tokens; mark some clips as split=train")
-    _check_class_count(used, task)
-    return LoadedClips(table, used, tensors, classes, groups, warnings)
 
 
 def select_for_training(
@@ -198,14 +132,6 @@ def refuse_leakage(table: pd.DataFrame, task: str, feature_sets: dict[str, Featu
     _find_leakage(used, table, feature_sets, drawn=drawn).enforce(allow=False, warn=lambda text: None)
 
 
-def have_tokens(table: pd.DataFrame, feature_sets: dict[str, FeatureSet]) -> np.ndarray:
-    """(n,) bool: which clips have tokens in any of the feature sets."""
-    there = np.zeros(len(table), bool)
-    for each in feature_sets.values():
-        there |= each.holds(table["clip_id"].tolist(), each.sources_of(table))
-    return there
-
-
 def select_for_prediction(
     table: pd.DataFrame,
     task: str,
@@ -252,7 +178,7 @@ def select_for_prediction(
             raise SelectionError(
                 f"the run was not trained on {task} {', '.join(unknown)}; its classes: {', '.join(classes)}"
             )
-    table, tensors = _with_tokens(table, task, classes, feature_sets, max_tokens, warn)
+    table, tensors = with_tokens(table, task, classes, feature_sets, max_tokens, warn)
     return Selection(table, tensors, classes, [], {})
 
 
@@ -272,15 +198,6 @@ def clip_list_hash(table: pd.DataFrame, task: str) -> str:
     return hashlib.sha256(repr(rows).encode("utf-8")).hexdigest()[:16]
 
 
-def _labelled(table: pd.DataFrame, task: str) -> pd.DataFrame:
-    labelled = table[table[task] != ""]
-    if labelled.empty:
-        raise SelectionError(
-            f"no clip of the clip table has a label in column {task!r}; fill it in, or give --clips FILE"
-        )
-    return labelled
-
-
 def _find_leakage(
     used: pd.DataFrame, table: pd.DataFrame, feature_sets: dict[str, FeatureSet], *, drawn: bool
 ) -> LeakageReport:
@@ -293,55 +210,6 @@ def _find_leakage(
 def _unlabelled_test_clips(table: pd.DataFrame) -> pd.DataFrame:
     """Test clips of a challenge: nobody can score them here, and yet no one may train on the people in them."""
     return table[(table["split"] == "test") & (table[list(TASKS)] == "").all(axis=1)]
-
-
-def _with_split(table: pd.DataFrame, warn: Warn) -> pd.DataFrame:
-    has_split = table["split"] != ""
-    if not has_split.any():
-        raise SelectionError("no clip has a split; fill the column split of the clip table with train, val or test")
-    if not has_split.all():
-        warn(f"{_named(table[~has_split])} left out: no split (train, val or test) in the clip table")
-    return table[has_split].reset_index(drop=True)
-
-
-def _with_tokens(
-    table: pd.DataFrame,
-    task: str,
-    classes: list[str],
-    feature_sets: dict[str, FeatureSet],
-    max_tokens: int,
-    warn: Warn,
-    views: int = 0,
-    residency: str = "auto",
-) -> tuple[pd.DataFrame, ClipTensors]:
-    """Leave out clips that no modality has tokens of; say which modalities are missing where."""
-    index = {name: i for i, name in enumerate(classes)}
-    labels = np.array([index.get(label, -1) for label in table[task]], np.int64)
-    tensors = load_clips(feature_sets, table, labels, max_tokens, views, partial(fits_ram, residency))
-    has_tokens = tensors.has_tokens().numpy()
-    names = " or ".join(feature_sets)
-    if not has_tokens.any():
-        modality = next(iter(feature_sets))
-        raise SelectionError(
-            f"none of the {len(table)} clips has {names} tokens in the cache; is this the clip table that they were "
-            f"made from? To make them: mgcli extract --modality {modality}"
-        )
-    if not has_tokens.all():
-        warn(f"{_named(table[~has_tokens])} left out: no {names} tokens in the cache")
-        tensors = tensors.subset(np.flatnonzero(has_tokens))
-        table = table[has_tokens].reset_index(drop=True)
-    for name, count in tensors.missing().items():
-        if count:
-            warn(f"{count} of {len(table)} clips have no {name} tokens; the head sees them without")
-    return table, tensors
-
-
-def _check_class_count(table: pd.DataFrame, task: str) -> None:
-    there = sorted(set(table[task]))
-    if len(there) < 2:
-        raise SelectionError(
-            f"all clips with tokens have the {task} label {there[0]!r}; a head needs two classes or more"
-        )
 
 
 def _check_classes_seen(given: pd.DataFrame, table: pd.DataFrame, task: str) -> None:
@@ -357,9 +225,3 @@ def _check_classes_seen(given: pd.DataFrame, table: pd.DataFrame, task: str) -> 
         f"{len(unseen)} {task} class(es) without training clips{why}: {listed}. Mark clips of them as split=train, "
         "remove their labels, or allow it with --allow-unseen-classes"
     )
-
-
-def _named(table: pd.DataFrame) -> str:
-    """`3 clips ('a', 'b', ...)`."""
-    some = ", ".join(map(repr, table["clip_id"].head(3))) + (", ..." if len(table) > 3 else "")
-    return f"{len(table)} clip(s) ({some})"

@@ -28,7 +28,7 @@ from mgcli.fuse.calibrated import answered, threshold_for
 from mgcli.fuse.ensemble import members
 from mgcli.fuse.predict import mean_predictions, predict_run, shares
 from mgcli.fuse.run import Run
-from mgcli.fuse.selection import read_table
+from mgcli.fuse.usable_clips import read_table
 
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same bytes whenever they are written
 _SHOWN = 10  # clips named in a message

@@ -26,9 +26,7 @@ from mgcli.fuse.seeds import (
     train_together,
     why_one_by_one,
 )
-from mgcli.fuse.selection import (
-    Selection,
-)
+from mgcli.fuse.selection import Selection
 from mgcli.fuse.settings import TrainConfig, TrainError
 from mgcli.fuse.tracking import tracker
 
