@@ -384,8 +384,8 @@ app.add_typer(extract_app)
 app.add_typer(catalogue_app)
 app.add_typer(fuse_app)
 app.add_typer(fuse_search_app)
-cache_app.add_typer(extract_cache_app)
 cache_app.add_typer(import_app)
+cache_app.add_typer(extract_cache_app)
 app.add_typer(cache_app, name="cache")
 bench_app = typer.Typer(
     help="How fast this machine is, against plain references in the same run.", no_args_is_help=True

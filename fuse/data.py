@@ -19,6 +19,7 @@ from mgcli.fuse.stored_tokens import PinnedTokens, StoredTokens
 
 MAX_STATISTICS_TOKENS = 1 << 14  # enough for a mean, a spread and the strongest axes
 MAX_AXES_TOKENS = 2048  # of tokens wider than this, the axes come from this many tokens
+ROUNDING = 1e-6  # spread of a number, beside its own size or the widest spread, that is none
 MOST_WEIGHT = 2.0  # of a number in the axes, for its spread; its inverse is the least
 NOISE_QUANTILES = (0.1, 0.25, 0.5)  # of the axes, from the weakest: each says how strong noise would be
 
@@ -32,6 +33,7 @@ class TokenStatistics:
     axes: Tensor  # (D, A) float32: standardised tokens times these are their principal parts, strongest first
     axis_std: Tensor  # (A,) float32, spread of each part
     noise_std: float  # spread up to which an axis may be noise
+    num_dropped: int = 0  # numbers that vary, but so little beside the widest that they are taken for rounding
 
 
 @dataclass(frozen=True)
@@ -241,8 +243,10 @@ def _statistics(each: ModalityTokens, rows: Tensor) -> TokenStatistics:
     tokens = each.tokens[index].float()  # (R', D)
     mean = tokens.mean(dim=0, dtype=torch.float64)
     tokens -= mean.float()
-    std = tokens.square().mean(dim=0).sqrt()
-    std = std.where(std > 1e-6 * (mean.abs() + std.max()), 0.0)  # rounding is not spread
+    std = _root_mean_square(tokens)
+    varies = std > ROUNDING * mean.abs()
+    kept = varies & (std > ROUNDING * std.max())
+    std = std.where(kept, 0.0)
     standard = tokens * torch.where(std > 0, 1 / std, 0.0)
     if dim > MAX_AXES_TOKENS:
         standard = _every_so_often(standard, MAX_AXES_TOKENS)
@@ -250,7 +254,18 @@ def _statistics(each: ModalityTokens, rows: Tensor) -> TokenStatistics:
     variance, axes = _principal_axes(standard * weight)
     noise = _noise_edge(variance, num_tokens=len(standard), dim=int((std > 0).sum()))
     axes = weight[:, None] * axes
-    return TokenStatistics(mean.float(), std.float(), axes.float(), variance.sqrt().float(), math.sqrt(noise))
+    return TokenStatistics(
+        mean.float(), std.float(), axes.float(), variance.sqrt().float(), math.sqrt(noise), int((varies & ~kept).sum())
+    )
+
+
+def _root_mean_square(tokens: Tensor) -> Tensor:
+    """(D,) of (R, D) float32."""
+    found = tokens.square().mean(dim=0).sqrt()
+    odd = ~(found > 1e-15) | found.isinf()  # squares of 1e-25, or of 1e25, do not fit into float32
+    if odd.any():
+        found[odd] = torch.linalg.vector_norm(tokens[:, odd].double(), dim=0).float() / math.sqrt(len(tokens))
+    return found
 
 
 def _own_weight(std: Tensor) -> Tensor:

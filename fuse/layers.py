@@ -46,7 +46,7 @@ class Standardise(nn.Module):
     def set_mean_and_std(self, mean: Tensor, std: Tensor) -> None:
         """Scale by these (D,) from now on; a number that never changed becomes zero."""
         self.mean.copy_(mean)
-        self.scale.copy_(torch.where(std > 0, 1 / std.clamp_min(1e-30), 0.0))
+        self.scale.copy_(torch.where(std > 0, 1 / std.clamp_min(1e-36), 0.0))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, D) of any float type -> (B, N, D) float32."""

@@ -100,7 +100,7 @@ def train_one_by_one(job: Job, progress: bool) -> Iterator[Trained]:
     device, selection, config = training_device(job.config.device), job.selection, job.config
     tensors, residency = place_clips(selection.tensors, device, config.residency, job.say)
     rows = _rows_of(selection, device)
-    statistics = token_statistics(selection.tensors, torch.from_numpy(selection.rows("train")))
+    statistics = _statistics(selection.tensors, selection.rows("train"), job.say)
     batch_size, epochs = config.plan(len(rows["train"]))
     tokens_a_step = batch_size * tensors.tokens_a_clip
     at_once = _how_many_at_once(job, device, tokens_a_step)
@@ -210,7 +210,7 @@ def train_together(jobs: Sequence[Job], progress: bool) -> Iterator[tuple[int, T
         for place, (job, own) in enumerate(zip(jobs, rows, strict=True)):
             train = job.selection.rows("train")
             if train.tobytes() not in of_rows:
-                of_rows[train.tobytes()] = token_statistics(tensors, torch.from_numpy(train))
+                of_rows[train.tobytes()] = _statistics(tensors, train, job.say)
             for seed in job.seeds:
                 with torch.random.fork_rng(devices=()):
                     head = _fresh_head(job, seed, of_rows[train.tobytes()])
@@ -251,6 +251,18 @@ def _predict_together(
         for split in SCORED_SPLITS
     }
     return {number: {split: of_split[split][i] for split in SCORED_SPLITS} for i, number in enumerate(heads)}
+
+
+def _statistics(tensors: ClipTensors, rows: np.ndarray, say: Callable[[str], None]) -> dict[str, TokenStatistics]:
+    """What the tokens of the clips of `rows` look like, and which of their numbers no head will see."""
+    found = token_statistics(tensors, torch.from_numpy(rows))
+    for name, each in found.items():
+        if each.num_dropped:
+            say(
+                f"{each.num_dropped} of {len(each.std)} numbers of the {name} tokens spread less than a millionth of "
+                "the widest one: they are taken for rounding and left out; if they mean something, use other units"
+            )
+    return found
 
 
 def _fresh_head(job: Job, seed: int, statistics: Mapping[str, TokenStatistics]) -> FusionHead:

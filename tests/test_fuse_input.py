@@ -9,19 +9,24 @@ from torch import Tensor
 
 from mgcli.fuse.data import ClipTensors, ModalityTokens, TokenStatistics, token_statistics
 from mgcli.fuse.layers import TokenInput
+from mgcli.fuse.seeds import _statistics
 
 
 def statistics_of(tokens: Tensor) -> TokenStatistics:
     """Of (n, D) tokens, one a clip."""
     clips = torch.arange(len(tokens))
-    modality = ModalityTokens(
+    modalities = {"video": one_token_a_clip(tokens)}
+    return token_statistics(ClipTensors(modalities, torch.zeros_like(clips), 512), clips)["video"]
+
+
+def one_token_a_clip(tokens: Tensor) -> ModalityTokens:
+    return ModalityTokens(
         tokens=tokens,
         valid=torch.ones(len(tokens), dtype=torch.bool),
         time=torch.full((len(tokens),), 0.5),
-        start=clips[:, None],
+        start=torch.arange(len(tokens))[:, None],
         count=torch.ones(len(tokens), 1, dtype=torch.int64),
     )
-    return token_statistics(ClipTensors({"video": modality}, torch.zeros_like(clips), 512), clips)["video"]
 
 
 @pytest.mark.parametrize(("dim", "num_tokens"), [(4, 8000), (64, 16_000), (256, 2000), (768, 500)])
@@ -51,6 +56,36 @@ def test_a_number_in_another_unit_does_not_drown_the_others(spread: list[float])
     assert found.axis_std.max() / found.axis_std.min() < 4.5  # twice as much and half as much, and what chance adds
     unlike = statistics_of(tokens / torch.tensor(spread) * torch.tensor([1.0, 1.5, 2.0, 3.0]))
     assert 1.6 < unlike.axis_std.max() / unlike.axis_std.min() < 1.9  # the root of 3: half of it is given back
+
+
+@pytest.mark.parametrize("unit", [1e-34, 1e-25, 1e25, 1e34])
+def test_tokens_in_any_unit_look_alike(unit: float) -> None:
+    """Squares of such numbers do not fit into float32."""
+    tokens = torch.randn(500, 6, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 7)
+    usual, found = statistics_of(tokens), statistics_of(tokens * unit)
+    torch.testing.assert_close(found.std / unit, usual.std)
+    torch.testing.assert_close(found.axis_std, usual.axis_std)
+    shown = []
+    for statistics, own in ((usual, tokens), (found, tokens * unit)):
+        torch.manual_seed(0)
+        head_input = TokenInput(6, 8)
+        head_input.set_statistics(statistics)
+        shown.append(head_input(own[:, None], torch.full((500, 1), 0.5)))
+    torch.testing.assert_close(shown[1], shown[0], rtol=1e-3, atol=1e-3)
+
+
+def test_numbers_that_are_taken_for_rounding_are_said() -> None:
+    tokens = torch.randn(200, 5, generator=torch.Generator().manual_seed(0))
+    tokens *= torch.tensor([1.0, 1e7, 0.0, 1.0, 1e7])
+    tokens[:, 3] = 5 + tokens[:, 3] * 1e-7  # a constant, but for its own rounding
+    found = statistics_of(tokens)
+    assert (found.std > 0).tolist() == [False, True, False, False, True]
+    assert found.num_dropped == 1
+    said: list[str] = []
+    clips = ClipTensors({"pose": one_token_a_clip(tokens)}, torch.zeros(200, dtype=torch.int64), 512)
+    _statistics(clips, np.arange(200), said.append)
+    assert len(said) == 1
+    assert said[0].startswith("1 of 5 numbers of the pose tokens spread less than a millionth of the widest one")
 
 
 def test_a_sum_of_tokens_tells_their_order() -> None:
