@@ -80,9 +80,15 @@ def make_clips(dims: dict[str, int], num_clips: int, num_tokens: int = 7, views:
 
 
 def make_replicas(
-    name: str, clips: ClipTensors, options: Sequence[dict[str, Any]], train: Tensor, val: Tensor, **settings: Any
+    name: str,
+    clips: ClipTensors,
+    options: Sequence[dict[str, Any]],
+    train: Tensor,
+    val: Tensor,
+    generators: type[torch.Generator] = torch.Generator,
+    **settings: Any,
 ) -> list[Replica]:
-    """One for each of the options, each with a seed and weights of its own."""
+    """One for each of the options, each with a seed and weights of its own; the heads are on the CPU."""
     statistics = token_statistics(clips, train)
     made = []
     for seed, own in enumerate(options):
@@ -90,12 +96,13 @@ def make_replicas(
         torch.manual_seed(seed)
         head = create_head(name, clips.dims, 4, config.head)
         head.set_statistics(statistics)
-        generator = torch.Generator().manual_seed(seed)
+        generator = generators()
+        generator.manual_seed(seed)
         made.append(
             Replica(
                 head=head,
-                train_rows=train,
-                val_rows=val,
+                train_rows=train.to(generator.device),
+                val_rows=val.to(generator.device),
                 config=config,
                 generator=generator,
                 on_epoch=lambda row: None,
