@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import zlib
@@ -24,6 +25,7 @@ from mgcli.extract import (
     backbone_class,
     create_backbone,
 )
+from mgcli.extract.backbone import PRECISIONS
 from mgcli.extract.backbone_mvit import MViTv2S, arrange_tokens
 from mgcli.extract.face import REFERENCE_POINTS, Face
 from mgcli.extract.shrink import FramedShrink
@@ -122,6 +124,19 @@ def test_contract_is_frozen_and_says_what_decides_its_tokens(backbone: Backbone)
     for said in (backbone.sampling, backbone.transform):
         assert said
         assert json.loads(json.dumps(said)) == said
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_contract_computes_where_it_is(backbone: Backbone, precision: str) -> None:
+    """torch's meta device stands in for a GPU: it knows shapes, and refuses what lies elsewhere."""
+    times_s = backbone.windows(2.0, 5.0)[0]
+    prepared = backbone.prepare(random_media(backbone, len(times_s)), times_s)
+    there = copy.deepcopy(backbone).to("meta", PRECISIONS[precision])
+    there.precision = precision
+    tokens, kept = there.embed_on_device(prepared.inputs[None].to(there.device), there)
+    assert there.device.type == ("meta" if any(True for _ in backbone.parameters()) else "cpu")
+    assert tokens.shape == (1, len(prepared.time_s), backbone.embed_dim)
+    assert {each.device for each in (tokens, *kept.values())} == {there.device}
 
 
 def test_every_modality_has_a_backbone_that_offers_its_layout() -> None:
