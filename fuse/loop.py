@@ -133,6 +133,8 @@ class Training:
         # A batch of all replicas is one gather where they need not be thinned or changed each by itself: a GPU would be
         # kept waiting by the small steps of so many.
         self._one_gather = not (clips.thins or any(augments(each.config) for each in self._courses))
+        wanted = self._courses[0].config.graphs != "off" and stack.steady
+        self._record = recorder_of(stack.weights.device) if wanted else None
         self._loss, self._act = self._prepared()
 
     def run(self) -> Iterator[list[Fitted]]:
@@ -159,10 +161,9 @@ class Training:
     def _prepared(self) -> tuple[Loss, Step]:
         """The loss of those who are in the stack, and what does a step of theirs."""
         loss = Loss(*(torch.stack(each) for each in zip(*(vars(c.loss).values() for c in self._courses), strict=True)))
-        record = recorder_of(self._stack.weights.device)
-        if record is None or self._courses[0].config.graphs == "off" or not self._stack.steady:
+        if self._record is None:
             return loss, self._step
-        return loss, RecordedStep(self._step, self._moved, record, self._say)
+        return loss, RecordedStep(self._step, self._moved, self._record, self._say)
 
     def _moved(self) -> list[Tensor]:
         """What a step changes in place."""
