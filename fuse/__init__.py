@@ -6,7 +6,8 @@ from mgcli.cache import lazy_names
 
 if TYPE_CHECKING:
     from mgcli.fuse.attention import ClipAttention, RunAttention, run_attention, telling_clips
-    from mgcli.fuse.bench import FuseBench, FuseBenchConfig, bench_fusion
+    from mgcli.fuse.bench import bench_fusion
+    from mgcli.fuse.bench_report import FuseBench, FuseBenchConfig
     from mgcli.fuse.calibrated import answered, threshold_for
     from mgcli.fuse.compare import compare_heads, describe_heads
     from mgcli.fuse.ensemble import Ensemble, EnsembleError, make_ensemble
@@ -85,7 +86,8 @@ __getattr__ = lazy_names(
     __name__,
     {  # module -> public names in it
         "attention": "ClipAttention RunAttention run_attention telling_clips",
-        "bench": "FuseBench FuseBenchConfig bench_fusion",
+        "bench": "bench_fusion",
+        "bench_report": "FuseBench FuseBenchConfig",
         "calibrated": "answered threshold_for",
         "compare": "compare_heads describe_heads",
         "ensemble": "Ensemble EnsembleError make_ensemble",

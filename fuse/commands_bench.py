@@ -17,7 +17,11 @@ def bench_fuse(
     head: Annotated[str, typer.Option(help="See `mgcli heads`, or package.module:Class.")] = "cross_modal_token_fusion",
     clips: Annotated[int, typer.Option(help="Clips of one run, an eighth of them for validation.")] = 2048,
     epochs: Annotated[int, typer.Option(help="Of each training.")] = 3,
-    seeds: Annotated[int, typer.Option(help="Of our run; side by side on a CPU, as fuse-train does.")] = 5,
+    plain_epochs: Annotated[
+        int, typer.Option(help="Of the plain loop, where as many would take too long; 0: as many.")
+    ] = 0,
+    seeds: Annotated[int, typer.Option(help="Of our run; side by side or in a stack, as fuse-train does.")] = 5,
+    replicas: Annotated[str, typer.Option(help="Train the seeds of our run together: on, off, or auto.")] = "auto",
     rounds: Annotated[int, typer.Option(help="Each is timed so often, in turn.")] = 3,
     workers: Annotated[int, typer.Option(help="Processes of the plain loop's data loader.")] = 2,
     many_clips: Annotated[int, typer.Option(help="Clips of the time to the first epoch.")] = 14_000,
@@ -34,7 +38,9 @@ def bench_fuse(
         head=head,
         clips=clips,
         epochs=epochs,
+        plain_epochs=plain_epochs,
         seeds=seeds,
+        replicas=replicas,
         rounds=rounds,
         workers=workers,
         many_clips=many_clips,

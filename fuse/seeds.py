@@ -95,6 +95,13 @@ def why_one_by_one(
         return why_not_stacked(create_head(head, dims, 2, config.head), dims)
 
 
+def train_seeds(job: Job, replicas: str, progress: bool) -> list[Trained]:
+    """The seeds of one run, together or one by one as `why_one_by_one` has it."""
+    if why_one_by_one(job.head, job.selection.tensors.dims, job.config, len(job.seeds), replicas):
+        return list(train_one_by_one(job, progress))
+    return [each for _, each in train_together([job], progress)]
+
+
 def train_one_by_one(job: Job, progress: bool) -> Iterator[Trained]:
     """Seed after seed, or some of them side by side; the first that is stopped is the last."""
     device, selection, config = training_device(job.config.device), job.selection, job.config

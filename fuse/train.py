@@ -19,13 +19,7 @@ from mgcli.fuse.metrics import confusion_matrix, over_seeds, scores, subject_int
 from mgcli.fuse.predict import prediction_table
 from mgcli.fuse.prepare import DEFAULT_SEEDS, PreparedRun, prepare_run
 from mgcli.fuse.run import Run, group_rows, run_folder, write_run, write_stopped
-from mgcli.fuse.seeds import (
-    SCORED_SPLITS,
-    Trained,
-    train_one_by_one,
-    train_together,
-    why_one_by_one,
-)
+from mgcli.fuse.seeds import SCORED_SPLITS, Trained, train_seeds
 from mgcli.fuse.selection import Selection
 from mgcli.fuse.settings import TrainConfig, TrainError
 from mgcli.fuse.tracking import tracker
@@ -92,12 +86,7 @@ def train_head(
         say=say,
     )
     with tracker(track, prepared.runs, prepared.name) as tell:
-        job = prepared.job(tell, cores=cores or usable_cores())
-        tensors = job.selection.tensors
-        if why_one_by_one(job.head, tensors.dims, job.config, len(job.seeds), replicas):
-            trained = list(train_one_by_one(job, progress))
-        else:
-            trained = [each for _, each in train_together([job], progress)]
+        trained = train_seeds(prepared.job(tell, cores=cores or usable_cores()), replicas, progress)
     return finish_run(prepared, trained)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ def test_bench_times_both_loops_and_its_figures_fit_together(tmp_path: Path) -> 
     report = bench_fusion(config, folder=tmp_path)
     assert not list(tmp_path.iterdir())
     assert [each.how for each in (report.ours, *report.plain)] == ["ours", "plain", "plain, one thread"]
+    assert report.together == 1
+    assert report.ours.clips_per_s == pytest.approx(448 * 6 * 2 / report.run_s)
     assert report.over_plain == pytest.approx(report.ours.clips_per_s / report.plain[0].clips_per_s)
     assert report.over_best_plain <= report.over_plain
     # Nobody is fast by skipping work: all learn alike, and more than chance, 1 of 32, would give.
@@ -31,8 +34,18 @@ def test_bench_times_both_loops_and_its_figures_fit_together(tmp_path: Path) -> 
     assert "as fast as the plain loop" in report.summary()
 
 
+def test_bench_of_a_stack_and_a_short_plain_loop(tmp_path: Path) -> None:
+    config = FuseBenchConfig(
+        clips=512, many_clips=512, epochs=3, plain_epochs=2, seeds=3, replicas="on", rounds=1, workers=0, head="concat"
+    )
+    report = bench_fusion(replace(config, device="cpu"), folder=tmp_path)
+    assert report.together == 3
+    assert "our run, 3 training(s) of 3 epochs, up to 3 together: " in report.summary()
+
+
 @pytest.mark.parametrize(
-    "setting", [{"clips": 3}, {"epochs": 1}, {"seeds": 0}, {"rounds": 0}, {"workers": -1}, {"many_clips": 0}]
+    "setting",
+    [{"clips": 3}, {"epochs": 1}, {"seeds": 0}, {"rounds": 0}, {"workers": -1}, {"many_clips": 0}, {"plain_epochs": 1}],
 )
 def test_a_benchmark_that_makes_no_sense_is_refused(setting: dict[str, int]) -> None:
     with pytest.raises(TrainError, match="it must be"):
