@@ -18,7 +18,7 @@ import torch
 
 from mgcli.cache import FeatureSet
 from mgcli.fuse.head import head_class
-from mgcli.fuse.settings import TrainConfig
+from mgcli.fuse.settings import NOT_DECIDING, TrainConfig
 
 _TABLE_COLUMNS = (
     "clip_id",
@@ -31,7 +31,6 @@ _TABLE_COLUMNS = (
     "face_source",
 )
 _DECIDING_PACKAGES = ("mgcli", "torch")
-_NOT_DECIDING = ("residency", "graphs")  # settings that change how long a training takes, and nothing else
 
 
 def tokens_hash(features: FeatureSet, table: pd.DataFrame, views: int = 0) -> str:
@@ -83,7 +82,7 @@ def run_key(
     packages = {name: version(name) for name in _DECIDING_PACKAGES}
     own = _source_hash(head) if ":" in head else ""
     ordered = [(name, *each) for name, each in tokens.items()]
-    settings = {name: value for name, value in asdict(config).items() if name not in _NOT_DECIDING}
+    settings = {name: value for name, value in asdict(config).items() if name not in NOT_DECIDING}
     return _short_hash([task, head, own, ordered, clips, settings, list(seeds), packages])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,10 @@ from markupsafe import Markup
 from mgcli.cache import MgcliError, Section, class_name
 from mgcli.fuse.run import Run
 from mgcli.fuse.score_table import UNKNOWN, ScoreTable, run_scores
+from mgcli.fuse.settings import NOT_DECIDING, TrainConfig
 from mgcli.fuse.task import TASKS
 
-_NOT_A_CHOICE = {"fold", "split_seed", "device", "allow_leakage", "allow_unseen_classes"}
+_NOT_A_CHOICE = {"fold", "split_seed", "device", "allow_leakage", "allow_unseen_classes", *NOT_DECIDING}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,14 +117,14 @@ def _scores(run: Run, split: str) -> tuple[ScoreTable | None, str]:
 
 def varied_options(runs: Sequence[Run]) -> dict[str, list[str]]:
     """Settings of training and head that are not the same in all runs: name -> its value in each."""
-    options = [_options(run) for run in runs]
+    usual = _options(asdict(TrainConfig()))  # what a run that is older than a setting was trained with
+    options = [usual | _options(own) if (own := run.config.get("config", {})) else {} for run in runs]
     names = dict.fromkeys(name for each in options for name in each)
-    values = {name: [str(each.get(name, "-")) for each in options] for name in names}
+    values = {name: [str(each.get(name, "-")) or "''" for each in options] for name in names}
     return {name: found for name, found in values.items() if len(set(found)) > 1}
 
 
-def _options(run: Run) -> dict[str, Any]:
-    config = run.config.get("config", {})
+def _options(config: dict[str, Any]) -> dict[str, Any]:
     training = {key: value for key, value in config.items() if not isinstance(value, dict)}
     return {key: value for key, value in {**training, **config.get("head", {})}.items() if key not in _NOT_A_CHOICE}
 

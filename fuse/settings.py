@@ -13,6 +13,7 @@ from mgcli.fuse.head import HeadConfig
 
 SMALLEST_BATCH = 8
 STEPS_AN_EPOCH = 8  # a small set is cut into at least this many batches, if they keep SMALLEST_BATCH clips
+NOT_DECIDING = ("residency", "graphs")  # settings that change how long a training takes, and nothing else
 _KINDS: dict[type, tuple[tuple[type, ...], str]] = {
     bool: ((bool,), "true or false"),
     int: ((int,), "a whole number"),

@@ -16,7 +16,7 @@ from planted import QUICK, planted_cache
 
 from mgcli.cache import FeatureCache, FeatureSpec, PageError, check_clip_table, open_cache, remove_feature_set
 from mgcli.fuse import Run, RunError, compare_heads, make_ensemble, train_head, write_report
-from mgcli.fuse.report_group import group_runs
+from mgcli.fuse.report_group import group_runs, varied_options
 from mgcli.fuse.report_map import MapConfig, MapError, draw_map, principal_components
 from mgcli.fuse.run import HISTORY_FILE
 
@@ -232,6 +232,22 @@ def test_heads_of_one_name_are_told_apart(copied: Path) -> None:
     second = Path(shutil.copytree(first, first.with_name("gesture-again")))
     (group,) = group_runs([Run.load(first), Run.load(second)])
     assert group.names == [first.name, "gesture-again"]
+
+
+def test_a_run_older_than_a_setting_was_trained_as_usual(copied: Path) -> None:
+    """What changes no score tells no runs apart."""
+    first = runs_of(copied)[0]
+    kept = json.loads((first / "config.json").read_text())
+    own = kept["config"]
+    older = {key: value for key, value in own.items() if key not in ("graphs", "views")}
+    without = own | {"graphs": "off", "residency": "mapped", "head": own["head"] | {"without": "pose"}}
+    paths = [first]
+    for name, config in (("older", older), ("without", without)):
+        paths.append(Path(shutil.copytree(first, first.with_name(f"gesture-{name}"))))
+        (paths[-1] / "config.json").write_text(json.dumps(kept | {"config": config}))
+    runs = [Run.load(path) for path in paths]
+    assert varied_options(runs[:2]) == {}
+    assert varied_options(runs) == {"without": ["''", "''", "pose"]}
 
 
 def many_classes(folder: Path, num_classes: int, num_clips: int) -> Path:
