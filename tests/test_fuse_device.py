@@ -6,8 +6,8 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from test_fuse_loop import SETTINGS, TRAINED, even_clips
-from test_fuse_replicas import DIMS, OPTIONS, make_replicas
+from test_fuse_loop import SETTINGS, TRAINED
+from test_fuse_replicas import DIMS, OPTIONS, even_clips, make_replicas
 from torch import Tensor
 
 from mgcli.fuse import watch

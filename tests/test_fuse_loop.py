@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from test_fuse_replicas import DIMS, TINY, check_equal, make_clips, make_replicas
+from test_fuse_replicas import DIMS, TINY, check_equal, even_clips, make_clips, make_replicas
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mgcli.fuse import HEADS, TrainConfig, create_head, make_config
 from mgcli.fuse.augment import augment
-from mgcli.fuse.data import ClipTensors, ModalityTokens
+from mgcli.fuse.data import ClipTensors
 from mgcli.fuse.dropout import draw_keys, drop_by_key
 from mgcli.fuse.head import FusionHead, HeadError
 from mgcli.fuse.head_baselines import Concat
@@ -102,17 +102,6 @@ class Asked(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
         self.counted += function.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero)
         return function(*arguments, **(named or {}))
-
-
-def even_clips(dims: dict[str, int], num_clips: int, num_tokens: int = 5) -> ClipTensors:
-    """Clips that all have as many tokens, as those of one backbone mostly do."""
-    rng = torch.Generator().manual_seed(0)
-    rows = num_clips * num_tokens
-    start, count = torch.arange(0, rows, num_tokens)[:, None], torch.full((num_clips, 1), num_tokens)
-    tokens = {name: torch.randn(rows, dim, generator=rng) for name, dim in dims.items()}
-    valid, time = torch.ones(rows, dtype=torch.bool), torch.rand(rows, generator=rng)
-    modalities = {name: ModalityTokens(each, valid, time, start, count) for name, each in tokens.items()}
-    return ClipTensors(modalities, torch.randint(4, (num_clips,), generator=rng), max_tokens=8)
 
 
 @pytest.mark.parametrize("name", TRAINED)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from recorded_operations import Recorder, address
-from test_fuse_loop import SETTINGS, TRAIN, TRAINED, VAL, even_clips
-from test_fuse_replicas import DIMS, OPTIONS, make_clips, make_replicas
+from test_fuse_loop import SETTINGS, TRAIN, TRAINED, VAL
+from test_fuse_replicas import DIMS, OPTIONS, even_clips, make_clips, make_replicas
 from torch import Tensor, nn
 
 from mgcli.fuse import HeadOutput

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from mgcli.cache import FeatureCache
 from mgcli.fuse import HEADS, HeadOutput, Run, TrainConfig, TrainError, create_head, make_config
 from mgcli.fuse.ablate import train_cells
 from mgcli.fuse.data import ClipTensors, ModalityTokens, token_statistics
+from mgcli.fuse.device import threads_for
 from mgcli.fuse.grid import make_grid, plan_cells
 from mgcli.fuse.head_baselines import Concat
 from mgcli.fuse.loop import Fitted, Replica, fit_head
@@ -79,6 +80,17 @@ def make_clips(dims: dict[str, int], num_clips: int, num_tokens: int = 7, views:
     return ClipTensors(modalities, labels, max_tokens=5)
 
 
+def even_clips(dims: dict[str, int], num_clips: int, num_tokens: int = 5) -> ClipTensors:
+    """Clips that all have as many tokens, as those of one backbone mostly do."""
+    rng = torch.Generator().manual_seed(0)
+    rows = num_clips * num_tokens
+    start, count = torch.arange(0, rows, num_tokens)[:, None], torch.full((num_clips, 1), num_tokens)
+    tokens = {name: torch.randn(rows, dim, generator=rng) for name, dim in dims.items()}
+    valid, time = torch.ones(rows, dtype=torch.bool), torch.rand(rows, generator=rng)
+    modalities = {name: ModalityTokens(each, valid, time, start, count) for name, each in tokens.items()}
+    return ClipTensors(modalities, torch.randint(4, (num_clips,), generator=rng), max_tokens=8)
+
+
 def make_replicas(
     name: str,
     clips: ClipTensors,
@@ -134,6 +146,18 @@ def check_equal(alone: Sequence[Replica], together: Sequence[Replica], clips: Cl
     assert sum(same) / len(same) >= 0.999
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As a run has for steps of this size; several cut the sums of one head otherwise than those of many."""
+    with threads_for(torch.device("cpu"), 100):
+        yield
+
+
+def check_same_bits(one: Replica, other: Replica) -> None:
+    for name, value in one.head.state_dict().items():
+        assert torch.equal(other.head.state_dict()[name], value), name
+
+
 @pytest.mark.parametrize(
     ("name", "views"), [*((name, 1) for name in STACKABLE), ("concat", 3), ("test_fuse_replicas:OwnHead", 1)]
 )
@@ -178,6 +202,22 @@ def test_sixteen_replicas_are_what_each_is_alone_through_a_whole_training() -> N
     assert [len(fitted[number].history) for number in range(16)] == [len(history) for history in histories]
     assert len({len(history) for history in histories}) > 1  # some were stopped early
     check_equal(alone, together, clips, val)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+def test_sixteen_replicas_are_to_the_bit_what_each_is_in_a_stack_of_its_own_through_a_whole_training() -> None:
+    """As `--replicas on` trains a single one, on clips of one length; run as the one above."""
+    clips = even_clips(DIMS, 300)
+    train, val = torch.arange(100), torch.arange(100, 300)
+    options = [*OPTIONS, *OPTIONS, *OPTIONS[:4]]
+    alone, together = (make_replicas("cross_modal_token_fusion", clips, options, train, val) for _ in range(2))
+    for each in alone:
+        fit_together([each], clips)
+    fit_together(together, clips)
+    check_equal(alone, together, clips, val)
+    for one, other in zip(alone, together, strict=True):
+        check_same_bits(one, other)
 
 
 def test_what_a_loss_does_not_read_stays_as_it_is() -> None:
@@ -344,9 +384,11 @@ def test_a_run_of_replicas_is_reproduced_in_a_stack_of_its_own(cache: FeatureCac
     assert "4 trainings" not in spoilt.text()
 
 
-def test_a_training_in_a_stack_hangs_on_no_other(cache: FeatureCache, tmp_path: Path) -> None:
-    """On a CPU to the bit, or nearly: a matrix product of a stack is one of each replica, whatever stands beside it."""
-    clips = make_clips(DIMS, 100, views=2)
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("even", [False, True])
+def test_a_training_in_a_stack_hangs_on_no_other(even: bool) -> None:
+    """On a CPU to the bit, or nearly: clips of unlike lengths are padded to the longest of a batch of all replicas."""
+    clips = even_clips(DIMS, 100) if even else make_clips(DIMS, 100, views=2)
     train, val = torch.arange(40), torch.arange(40, 100)
     settings = TINY | {"epochs": 4, "min_steps": 1}
     one, three, six = (
@@ -356,5 +398,7 @@ def test_a_training_in_a_stack_hangs_on_no_other(cache: FeatureCache, tmp_path: 
         fit_together(stack, clips)
     for stack in (one, three):
         for own, other in zip(stack, six, strict=False):
+            if even:
+                check_same_bits(own, other)
             for name, value in own.head.state_dict().items():
                 torch.testing.assert_close(other.head.state_dict()[name], value, atol=1e-6, rtol=1e-6)
