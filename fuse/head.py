@@ -86,6 +86,7 @@ class FusionHead(nn.Module, ABC):
     # Whether every pass in training runs the same operations, whatever the tokens say: no `if` that looks at their
     # numbers, no count of passes, no chance of Python's own. On a GPU steps are then recorded and repeated.
     steady: ClassVar[bool] = False
+    shown: Tensor  # (M,) bool
 
     def __init__(self, dims: Mapping[str, int], num_classes: int, config: HeadConfig) -> None:
         """`dims` gives the token width of each modality, `num_classes` is K.
@@ -101,10 +102,8 @@ class FusionHead(nn.Module, ABC):
         self.hides = bool(hidden)
         # A buffer, so that each of a stack can have its own; the settings say it, so a checkpoint does not need it.
         shown = torch.tensor([name not in hidden for name in self.modalities])
-        self.register_buffer("shown", shown, persistent=False)  # (M,) bool
+        self.register_buffer("shown", shown, persistent=False)
         self.register_forward_pre_hook(_hide)
-
-    shown: Tensor
 
     @abstractmethod
     def forward(

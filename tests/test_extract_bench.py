@@ -96,7 +96,7 @@ def test_flops_of_attention_count_both_of_its_products() -> None:
     width, tokens, hidden, layers = 64, 101, 3 * 64, 6
     layer = tokens * (4 * width**2 + 2 * width * hidden) + 2 * tokens**2 * width
     stem = (tokens - 1) * width * 3 * 16**2
-    assert count_flops(backbone, inputs[None]) == 2 * (layers * layer + stem)
+    assert count_flops(backbone, backbone.finish(inputs[None])) == 2 * (layers * layer + stem)
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,7 @@ def test_the_average_follows_the_weights_and_is_what_is_kept() -> None:
     def take_in(value: float) -> None:
         nonlocal step
         weights.fill_(value)
-        optimizer.step(step, torch.zeros_like(weights), ~none)  # moves nothing
+        optimizer.step(optimizer.numbers(step), torch.zeros_like(weights), ~none)  # moves nothing
         step += 1
 
     for value in (1.0, 3.0, 7.0):
