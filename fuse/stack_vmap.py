@@ -50,8 +50,7 @@ class VmapStack(Stack):
 
     @property
     def moved(self) -> list[Tensor]:
-        """Nothing: vmap refuses a head whose buffers a pass changes."""
-        return []
+        return list(self._buffers.values())
 
     def gradient(
         self, batch: Batch, targets: Tensor, loss: Loss, keys: Tensor

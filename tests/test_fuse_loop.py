@@ -135,7 +135,7 @@ class DoubleHead(Concat):
 
 
 class NormHead(Concat):
-    """A user's head with a layer that changes its own buffers in training, which no stack of many can."""
+    """A user's head with a layer that changes its own buffers in training."""
 
     def __init__(self, dims: Any, num_classes: int, config: Any) -> None:
         super().__init__(dims, num_classes, config)

@@ -10,7 +10,7 @@ import torch
 from recorded_operations import Recorder, address
 from test_fuse_loop import SETTINGS, TRAIN, TRAINED, VAL
 from test_fuse_replicas import DIMS, OPTIONS, even_clips, make_clips, make_replicas
-from torch import Tensor, nn
+from torch import Tensor
 
 from mgcli.fuse import HeadOutput
 from mgcli.fuse import loop as loop_module
@@ -48,14 +48,6 @@ class OwnHead(Concat):
     steady = False
 
 
-class BatchNormHead(Concat):
-    """A user's head with a buffer that each pass moves."""
-
-    def __init__(self, dims: Any, num_classes: int, config: Any) -> None:
-        super().__init__(dims, num_classes, config)
-        self.classify.append(nn.BatchNorm1d(num_classes))
-
-
 def train(
     replicas: Sequence[Replica],
     clips: ClipTensors,
@@ -86,10 +78,11 @@ def check_same(name: str, clips: ClipTensors, options: Any, together: bool, monk
     return recorder
 
 
-EACH = [(name, together) for name in TRAINED for together in (False, True)]
+BATCH_NORM = "test_fuse_replicas:BatchNormHead"
+EACH = [(name, together) for name in [*TRAINED, BATCH_NORM] for together in (False, True)]
 
 
-@pytest.mark.parametrize(("name", "together"), [*EACH, ("test_fuse_recorded:BatchNormHead", False)])
+@pytest.mark.parametrize(("name", "together"), EACH)
 def test_a_repeated_step_is_a_usual_one(name: str, together: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     clips = even_clips({"video": 12} if name == "single" else DIMS, 100)
     recorder = check_same(name, clips, SAME, together, monkeypatch)

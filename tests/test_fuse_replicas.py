@@ -64,6 +64,14 @@ class OwnHead(Concat):
         return HeadOutput(logits * self.scale * self.again + self.frozen.sum(dim=1))
 
 
+class BatchNormHead(Concat):
+    """A user's head with a buffer that each pass moves."""
+
+    def __init__(self, dims: Any, num_classes: int, config: Any) -> None:
+        super().__init__(dims, num_classes, config)
+        self.classify.insert(0, nn.BatchNorm1d(sum(dims.values())))
+
+
 def make_clips(dims: dict[str, int], num_clips: int, num_tokens: int = 7, views: int = 1) -> ClipTensors:
     """Clips of 1 to `num_tokens` tokens, some thinned, some without a modality, that say a little of their class."""
     rng = torch.Generator().manual_seed(0)
@@ -158,9 +166,10 @@ def check_same_bits(one: Replica, other: Replica) -> None:
         assert torch.equal(other.head.state_dict()[name], value), name
 
 
-@pytest.mark.parametrize(
-    ("name", "views"), [*((name, 1) for name in STACKABLE), ("concat", 3), ("test_fuse_replicas:OwnHead", 1)]
-)
+OWN = ("test_fuse_replicas:OwnHead", "test_fuse_replicas:BatchNormHead")
+
+
+@pytest.mark.parametrize(("name", "views"), [*((name, 1) for name in (*STACKABLE, *OWN)), ("concat", 3)])
 def test_replicas_are_what_each_is_alone(name: str, views: int) -> None:
     dims = {"video": 12} if name == "single" else DIMS
     clips = make_clips(dims, 100, views=views)
