@@ -66,6 +66,7 @@ def fit_head(
     *,
     on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
     on_step: Callable[[], None] = lambda: None,
+    say: Callable[[str], None] = warn,
 ) -> list[dict[str, float]]:
     """Train a head and leave it in its best state on the validation clips.
 
@@ -81,6 +82,7 @@ def fit_head(
         generator: on the head's device.
         on_epoch: called with each row of the history.
         on_step: called before each step; what it raises ends the training.
+        say: told why steps are not recorded on a GPU.
 
     Returns:
         The history: one row an epoch.
@@ -96,7 +98,7 @@ def fit_head(
         head=head, train_rows=train_rows, val_rows=val_rows, config=config, generator=generator, on_epoch=on_epoch
     )
     with SingleHead(head, clips.labels.device) as stack:
-        ((fitted,),) = Training([(0, replica)], stack, clips, on_step=on_step).run()
+        ((fitted,),) = Training([(0, replica)], stack, clips, on_step=on_step, say=say).run()
     if fitted.error:
         raise fitted.error
     return fitted.history
@@ -163,7 +165,12 @@ class Training:
         loss = Loss(*(torch.stack(each) for each in zip(*(vars(c.loss).values() for c in self._courses), strict=True)))
         if self._record is None:
             return loss, self._step
-        return loss, RecordedStep(self._step, self._moved, self._record, self._say)
+        return loss, RecordedStep(self._step, self._moved, self._record, self._give_up)
+
+    def _give_up(self, why: str) -> None:
+        """Steps are done as usual for the rest of the training, whoever leaves the stack."""
+        self._record = None
+        self._say(why)
 
     def _moved(self) -> list[Tensor]:
         """What a step changes in place."""

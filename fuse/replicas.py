@@ -31,7 +31,7 @@ def fit_replicas(
         replicas: of one architecture and batch size, with heads that `why_not_stacked` has nothing against.
         clips: all clips, on the heads' device.
         most: replicas in a stack; where the GPU has no room for them, half of them, and so on.
-        say: told that the GPU is full.
+        say: told that the GPU is full, and why steps are not recorded on it.
     """
     alike: dict[int, list[int]] = {}
     for number, each in enumerate(replicas):
@@ -43,7 +43,8 @@ def fit_replicas(
         beginnings = {number: replicas[number].generator.get_state() for number in left}
         try:
             stack = VmapStack([replicas[number].head for number in left], clips.labels.device)
-            for ended in Training([(number, replicas[number]) for number in left], stack, clips).run():
+            together = [(number, replicas[number]) for number in left]
+            for ended in Training(together, stack, clips, say=say).run():
                 yield ended
                 left = [number for number in left if number not in {each.number for each in ended}]
         except torch.OutOfMemoryError:

@@ -134,7 +134,15 @@ def train_one_by_one(job: Job, progress: bool) -> Iterator[Trained]:
             generator = torch.Generator(device).manual_seed(seed)
             try:
                 history = fit_head(
-                    head, tensors, rows["train"], rows["val"], config, generator, on_epoch=on_epoch, on_step=on_step
+                    head,
+                    tensors,
+                    rows["train"],
+                    rows["val"],
+                    config,
+                    generator,
+                    on_epoch=on_epoch,
+                    on_step=on_step,
+                    say=job.say,
                 )
             except LossNotFiniteError as error:
                 return Trained(seed, error.state, error.history, {}, 1, residency, error)

@@ -140,6 +140,18 @@ def test_what_cannot_be_recorded_goes_on_as_usual(name: str, said: str, monkeypa
             assert torch.equal(own, expected[key])
 
 
+def test_a_stack_that_cannot_be_recorded_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when some have left it."""
+    clips = even_clips(DIMS, 100)
+    options: list[dict[str, Any]] = [{}, {"epochs": 2}, {"epochs": 3}]
+    name, settings = "test_fuse_recorded:CountingHead", SETTINGS | {"epochs": 4}
+    recorder = Recorder()
+    monkeypatch.setattr(loop_module, "recorder_of", lambda device: recorder)
+    heard: list[str] = []
+    train(make_replicas(name, clips, options, TRAIN, VAL, **settings), clips, together=True, say=heard.append)
+    assert len(heard) == recorder.recorded == 1
+
+
 @pytest.mark.parametrize(("name", "setting"), [("test_fuse_recorded:OwnHead", "auto"), ("concat", "off")])
 def test_only_a_steady_head_is_recorded_and_only_if_wanted(
     name: str, setting: str, monkeypatch: pytest.MonkeyPatch
