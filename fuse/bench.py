@@ -21,7 +21,6 @@ from mgcli.cache import open_cache
 from mgcli.fuse.bench_input import make_bench_cache
 from mgcli.fuse.bench_plain import train_plainly
 from mgcli.fuse.bench_report import SIZES, FirstEpoch, FuseBench, FuseBenchConfig, LoopRate
-from mgcli.fuse.data import token_statistics
 from mgcli.fuse.device import threads_for, training_device, usable_cores
 from mgcli.fuse.head import FusionHead, create_head
 from mgcli.fuse.loop import fit_head
@@ -30,6 +29,7 @@ from mgcli.fuse.seeds import Job, train_seeds
 from mgcli.fuse.selection import Selection, select_for_training
 from mgcli.fuse.settings import TrainConfig
 from mgcli.fuse.task import Choice, choose, get_task
+from mgcli.fuse.token_statistics import token_statistics
 from mgcli.fuse.usable_clips import load_for_training
 
 _TASK = "gesture"

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from mgcli.cache import MgcliError, named_class
-from mgcli.fuse.data import Batch, TokenStatistics
+from mgcli.fuse.data import Batch
 from mgcli.fuse.names import HEADS
+from mgcli.fuse.token_statistics import TokenStatistics
 
 if TYPE_CHECKING:
     from mgcli.fuse.layers import Attention

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mgcli.fuse.data import Batch, TokenStatistics
+from mgcli.fuse.data import Batch
 from mgcli.fuse.dropout import Dropout
 from mgcli.fuse.head import FittedHead, FusionHead, HeadConfig, HeadError, HeadOutput, TokenRead
 from mgcli.fuse.layers import FeedForward, Standardise, TokenPool, masked_mean
+from mgcli.fuse.token_statistics import TokenStatistics
 
 # Strength of the L2 penalty of `logistic`, from strong to weak: C as in scikit-learn, divided by n.
 LOGISTIC_C = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)

@@ -23,9 +23,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from mgcli.fuse.data import TokenStatistics
 from mgcli.fuse.head import FusionHead, HeadConfig, HeadError, HeadOutput, TokenRead
 from mgcli.fuse.layers import TokenInput
+from mgcli.fuse.token_statistics import TokenStatistics
 from mgcli.fuse.transformer import SelfAttentionLayer
 
 

@@ -28,9 +28,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mgcli.fuse.data import TokenStatistics
 from mgcli.fuse.head import FusionHead, HeadConfig, HeadOutput, TokenRead, side_by_side
 from mgcli.fuse.layers import Attention, FeedForward, GatedResidual, JointClassifier, TokenInput, blank_clip
+from mgcli.fuse.token_statistics import TokenStatistics
 from mgcli.fuse.transformer import CrossAttentionLayer
 
 

@@ -20,9 +20,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from mgcli.fuse.data import TokenStatistics
 from mgcli.fuse.head import FusionHead, HeadConfig, HeadOutput, TokenRead
 from mgcli.fuse.layers import FeedForward, TokenPool
+from mgcli.fuse.token_statistics import TokenStatistics
 
 
 class Gated(FusionHead):

@@ -25,10 +25,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from mgcli.fuse.data import TokenStatistics
 from mgcli.fuse.dropout import Dropout
 from mgcli.fuse.head import FusionHead, HeadConfig, HeadOutput, TokenRead
 from mgcli.fuse.layers import TokenPool
+from mgcli.fuse.token_statistics import TokenStatistics
 
 
 class LowRank(FusionHead):

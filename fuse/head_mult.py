@@ -26,10 +26,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from mgcli.fuse.data import TokenStatistics
 from mgcli.fuse.dropout import Dropout
 from mgcli.fuse.head import FusionHead, HeadConfig, HeadOutput, TokenRead
 from mgcli.fuse.layers import TokenInput, masked_mean
+from mgcli.fuse.token_statistics import TokenStatistics
 from mgcli.fuse.transformer import CrossAttentionLayer, SelfAttentionLayer
 
 

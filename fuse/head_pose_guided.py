@@ -24,10 +24,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from mgcli.fuse.data import TokenStatistics
 from mgcli.fuse.dropout import Dropout
 from mgcli.fuse.head import FusionHead, HeadConfig, HeadError, HeadOutput, TokenRead, side_by_side
 from mgcli.fuse.layers import Attention, FeedForward, GatedResidual, TokenInput
+from mgcli.fuse.token_statistics import TokenStatistics
 
 
 class PoseGuided(FusionHead):

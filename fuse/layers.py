@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mgcli.fuse.data import TokenStatistics
 from mgcli.fuse.dropout import Dropout
 from mgcli.fuse.head import HeadOutput
+from mgcli.fuse.token_statistics import TokenStatistics
 
 AXES_A_WIDTH = 2  # principal axes that are kept, for each number of the head's width
 STRETCH = 0.1  # spread of the weights that say how a token's place stretches its numbers

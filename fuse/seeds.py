@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mgcli.cache import Progress
-from mgcli.fuse.data import ClipTensors, TokenStatistics, token_statistics
+from mgcli.fuse.data import ClipTensors
 from mgcli.fuse.device import one_core_is_best, threads_for, training_device
 from mgcli.fuse.head import FittedHead, FusionHead, create_head
 from mgcli.fuse.loop import Replica, fit_head
@@ -24,6 +24,7 @@ from mgcli.fuse.residency import place_clips
 from mgcli.fuse.selection import Selection
 from mgcli.fuse.settings import TrainConfig, TrainError
 from mgcli.fuse.stack_vmap import VmapStack, why_not_stacked
+from mgcli.fuse.token_statistics import TokenStatistics, token_statistics
 from mgcli.fuse.tracking import Tell
 from mgcli.fuse.watch import LossNotFiniteError
 

@@ -11,7 +11,7 @@ import torch
 from test_fuse_replicas import make_clips
 from torch import Tensor, nn
 
-from mgcli.fuse.data import Batch, TokenStatistics
+from mgcli.fuse.data import Batch
 from mgcli.fuse.dropout import Dropout, draw_keys, drop_by_key
 from mgcli.fuse.head import (
     HEADS,
@@ -26,6 +26,7 @@ from mgcli.fuse.head import (
 from mgcli.fuse.layers import blank_clip
 from mgcli.fuse.loop import fit_head
 from mgcli.fuse.settings import TrainConfig
+from mgcli.fuse.token_statistics import TokenStatistics
 
 DIMS = {"video": 6, "pose": 5}
 NUM_CLASSES = 3

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from mgcli.fuse.data import ClipTensors, ModalityTokens, TokenStatistics, token_statistics
+from mgcli.fuse.data import ClipTensors, ModalityTokens
 from mgcli.fuse.layers import TokenInput
 from mgcli.fuse.seeds import _statistics
+from mgcli.fuse.token_statistics import TokenStatistics, token_statistics
 
 
 def statistics_of(tokens: Tensor) -> TokenStatistics:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mgcli.cache import FeatureCache
 from mgcli.fuse import HEADS, HeadOutput, Run, TrainConfig, TrainError, create_head, make_config
 from mgcli.fuse.ablate import train_cells
-from mgcli.fuse.data import ClipTensors, ModalityTokens, token_statistics
+from mgcli.fuse.data import ClipTensors, ModalityTokens
 from mgcli.fuse.device import threads_for
 from mgcli.fuse.grid import make_grid, plan_cells
 from mgcli.fuse.head_baselines import Concat
@@ -26,6 +26,7 @@ from mgcli.fuse.replicas import fit_replicas
 from mgcli.fuse.reproduce import reproduce_run
 from mgcli.fuse.seeds import why_one_by_one
 from mgcli.fuse.stack_vmap import VmapStack, why_not_stacked
+from mgcli.fuse.token_statistics import token_statistics
 
 DIMS = {"video": 12, "pose": 10}
 STACKABLE = [name for name in HEADS if name not in ("logistic", "constant")]

@@ -14,10 +14,11 @@ from samples import make_spec
 
 from mgcli.cache import FeatureCache, check_clip_table, open_cache
 from mgcli.fuse import TrainConfig, TrainError, evaluate_run, predict_run, train_head
-from mgcli.fuse.data import BatchList, ClipTensors, token_statistics
+from mgcli.fuse.data import BatchList, ClipTensors
 from mgcli.fuse.identity import run_key
 from mgcli.fuse.load import load_clips
 from mgcli.fuse.residency import place_clips
+from mgcli.fuse.token_statistics import token_statistics
 
 
 def ragged_cache(path: Path, format: str, dtype: str = "float16") -> FeatureCache:
