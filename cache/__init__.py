@@ -13,7 +13,6 @@ if TYPE_CHECKING:
         check_clip_table,
         clip_table_csv,
         describe_clips,
-        draw_validation,
         find_clip,
         label_classes,
         read_clip_table,
@@ -67,6 +66,7 @@ if TYPE_CHECKING:
     from mgcli.cache.text_table import align_columns
     from mgcli.cache.token_grid import TokenGrid
     from mgcli.cache.token_trace import CLASS_TOKEN, AbsentTokens, TokenTrace, trace_clip
+    from mgcli.cache.validation_split import draw_validation
     from mgcli.cache.verify import VerifyReport, verify_cache
     from mgcli.cache.views import VIEWS_KEY
     from mgcli.cache.writer import FeatureWriter
@@ -180,8 +180,8 @@ __getattr__ = lazy_names(
     __name__,
     {  # module -> public names in it
         "class_groups": "CLASS_GROUP_NAMES class_group classes_by_group",
-        "clips": "EMOTION_CLASSES SPLITS TASKS check_clip_table clip_table_csv describe_clips draw_validation "
-        "find_clip label_classes read_clip_table",
+        "clips": "EMOTION_CLASSES SPLITS TASKS check_clip_table clip_table_csv describe_clips find_clip label_classes "
+        "read_clip_table",
         "cluster": "ENGINES joined_cluster worker_death",
         "derive": "GRID_KEY LAYOUTS_KEY DeriveReport derive_layout",
         "doctor": "Check checks_text installation_checks",
@@ -211,6 +211,7 @@ __getattr__ = lazy_names(
         "spec": "FeatureSpec",
         "store": "FeatureCache open_cache",
         "views": "VIEWS_KEY",
+        "validation_split": "draw_validation",
         "verify": "VerifyReport verify_cache",
         "text_table": "align_columns",
         "token_grid": "TokenGrid",
