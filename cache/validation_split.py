@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from mgcli.cache.clips import TASKS
 from mgcli.cache.errors import ClipTableError
 
 
@@ -38,6 +39,8 @@ def draw_validation(table: pd.DataFrame, seed: int = 0, fraction: float = 0.2) -
     num_val = min(max(1, round(fraction * len(subjects))), len(subjects) - 1)
     labels = train["gesture"] + "|" + train["emotion"]
     counts = pd.crosstab(train["subject_id"], labels).loc[subjects].to_numpy(float)  # (subjects, labels)
+    by_task = [pd.crosstab(train["subject_id"], train[task]).drop(columns="", errors="ignore") for task in TASKS]
+    of_classes = np.hstack([each.loc[subjects].to_numpy(float) for each in by_task])  # (subjects, classes)
     rng = np.random.default_rng(seed)
     best, best_cost = subjects[:num_val], np.inf
     for _ in range(200):
@@ -46,7 +49,8 @@ def draw_validation(table: pd.DataFrame, seed: int = 0, fraction: float = 0.2) -
         left = counts.sum(axis=0) - val
         distance = np.abs(val / max(val.sum(), 1) - left / max(left.sum(), 1)).sum()
         size = abs(val.sum() / counts.sum() - num_val / len(subjects))
-        cost = distance + size + 10.0 * np.count_nonzero(left == 0)
+        lost = np.count_nonzero(of_classes[drawn].sum(axis=0) == of_classes.sum(axis=0))
+        cost = distance + size + 10.0 * lost
         if cost < best_cost:
             best, best_cost = subjects[drawn], cost
     split = table["split"].mask((table["split"] == "train") & table["subject_id"].isin(best), "val")

@@ -144,6 +144,8 @@ def _pool(x: Tensor, pool: Any, grid: Grid) -> Tensor:
     """
     maps = x[:, 1:].unflatten(1, grid).permute(0, 4, 1, 2, 3)  # (B, C, T, H, W), channels last in memory
     if isinstance(pool, nn.Conv3d):
+        if maps.is_cuda:  # as in torchvision; with channels last cuDNN would do it, by other tools' reports slowly
+            maps = maps.contiguous()
         weight = pool.weight.repeat(maps.shape[1] // len(pool.weight), 1, 1, 1, 1)  # (C, 1, 3, 3, 3)
         maps = F.conv3d(maps, weight, None, pool.stride, pool.padding, groups=len(weight))
     else:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from mgcli.extract.backbone import PRECISIONS, Backbone, BackboneError, backbone_class, create_backbone
 from mgcli.extract.bench_faces import FaceRate, time_faces
 from mgcli.extract.bench_input import count_flops, make_input, token_cosine
-from mgcli.extract.device import as_run, choose_compile, choose_device, choose_precision, compile_fault
+from mgcli.extract.device import as_run, choose_compile, choose_device, choose_precision, compile_fault, on_device
 
 BATCH_SIZES = (1, 8, 64)
 MIN_ROUNDS = 3
@@ -154,25 +154,26 @@ def bench_backbone(
         weights_dir=weights_dir,
         **(options or {}),
     )
-    backbone = make(precision=choose_precision(precision, kind, chosen_device))
-    faces = time_faces(video, backbone.detector, chosen_device, seconds=seconds) if video is not None else None
-    is_exact = backbone.precision == "float32"
-    cosine = None if is_exact else token_cosine(backbone, make(precision="float32"), COMPARED_INPUTS)
-    dtype = PRECISIONS[backbone.precision]
-    inputs, said = make_input(backbone)
-    inputs = backbone.finish(inputs[None].to(chosen_device)).to(dtype)  # (1, ...)
-    flops = count_flops(backbone, inputs)
-    sizes = sorted(set(batch_sizes or _affordable(backbone, inputs, seconds)))
-    network = as_run(backbone, compiled)
-    passes = {size: _passes(backbone, network, inputs, size, sizes[-1]) for size in sizes}
-    product, product_flops = _large_product(chosen_device, dtype)
-    times_s: dict[int, list[float]] = {size: [] for size in sizes}  # of each round
-    product_s: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(product_s) < MIN_ROUNDS or time.perf_counter() < end:
-        for size in sizes:
-            times_s[size].append(_seconds(passes[size], chosen_device))
-        product_s.append(_seconds(product, chosen_device))
+    with on_device(chosen_device):
+        backbone = make(precision=choose_precision(precision, kind, chosen_device))
+        faces = time_faces(video, backbone.detector, chosen_device, seconds=seconds) if video is not None else None
+        is_exact = backbone.precision == "float32"
+        cosine = None if is_exact else token_cosine(backbone, make(precision="float32"), COMPARED_INPUTS)
+        dtype = PRECISIONS[backbone.precision]
+        inputs, said = make_input(backbone)
+        inputs = backbone.finish(inputs[None].to(chosen_device)).to(dtype)  # (1, ...)
+        flops = count_flops(backbone, inputs)
+        sizes = sorted(set(batch_sizes or _affordable(backbone, inputs, seconds)))
+        network = as_run(backbone, compiled)
+        passes = {size: _passes(backbone, network, inputs, size, sizes[-1]) for size in sizes}
+        product, product_flops = _large_product(chosen_device, dtype)
+        times_s: dict[int, list[float]] = {size: [] for size in sizes}  # of each round
+        product_s: list[float] = []
+        end = time.perf_counter() + seconds
+        while len(product_s) < MIN_ROUNDS or time.perf_counter() < end:
+            for size in sizes:
+                times_s[size].append(_seconds(passes[size], chosen_device))
+            product_s.append(_seconds(product, chosen_device))
     peak = product_flops / min(product_s)
     rates = {size: size * len(range(0, sizes[-1], size)) / median(times_s[size]) for size in sizes}
     return BenchReport(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mgcli.extract.backbone import Backbone
 from mgcli.extract.backbone_mvit import MViTv2S
+from mgcli.extract.device import on_device
 
 
 def plain_forward(backbone: Backbone) -> Callable[[Tensor], Tensor]:
@@ -36,14 +37,14 @@ def plain_forward(backbone: Backbone) -> Callable[[Tensor], Tensor]:
 def time_plain(backbone: Backbone, forward: Callable[[Tensor], Tensor], rows: Sequence[Any], folder: Path) -> float:
     """Seconds for these rows of a clip table, with one file a clip in a folder."""
     started = time.perf_counter()
-    for row in rows:
-        (times_s,) = backbone.windows(row["start_s"], row["end_s"])
-        frames, shown_s = _read_interval(Path(row["video"]), row["start_s"], row["end_s"])
-        places = np.clip(np.searchsorted(shown_s, times_s + 1e-6, side="right") - 1, 0, None)
-        prepared = backbone.prepare(np.stack([frames[place] for place in places]), times_s)  # from (T, H, W, 3)
-        with torch.inference_mode():
+    with on_device(backbone.device), torch.inference_mode():
+        for row in rows:
+            (times_s,) = backbone.windows(row["start_s"], row["end_s"])
+            frames, shown_s = _read_interval(Path(row["video"]), row["start_s"], row["end_s"])
+            places = np.clip(np.searchsorted(shown_s, times_s + 1e-6, side="right") - 1, 0, None)
+            prepared = backbone.prepare(np.stack([frames[place] for place in places]), times_s)  # from (T, H, W, 3)
             tokens = forward(backbone.finish(prepared.inputs[None].to(backbone.device)))
-        np.save(folder / f"{row['clip_id']}.npy", tokens[0].cpu().numpy())
+            np.save(folder / f"{row['clip_id']}.npy", tokens[0].cpu().numpy())
     return time.perf_counter() - started
 
 

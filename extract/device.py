@@ -28,10 +28,9 @@ def choose_device(device: str | None = None) -> torch.device:
         BackboneError: torch does not know it, or it is not there.
     """
     if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(0, device=device)
-        return torch.device(device)
+        return torch.empty(0, device=device).device  # cuda:0 and not cuda: one GPU has one name
     except (RuntimeError, AssertionError) as error:
         raise BackboneError(
             f"no device {device!r} here: {str(error).splitlines()[0]}; leave --device out, or look with: mgcli doctor"

@@ -21,8 +21,13 @@ from mgcli.extract.device import as_run, compile_fault
 from mgcli.extract.inputs import ClipRequest, InputReady
 from mgcli.extract.write_behind import WriteBehind
 
-# what others than torch's own allocator of a GPU say: that of a CPU, that of pinned memory, and cuBLAS
-_NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+# What others than torch's own allocator of a GPU say: that of a CPU, that of pinned memory, cuBLAS, and cuDNN, of
+# whose ways to convolve all may want more memory than there is.
+_NO_MEMORY = (
+    *("can't allocate memory", "CUDA error: out of memory"),
+    *("CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED"),
+    *("CUDNN_STATUS_ALLOC_FAILED", "unable to find an engine to execute this computation"),
+)
 _ROUNDED_AT_ONCE = 1 << 15  # numbers; for more torch would take threads from the network
 _FLOAT16_OVERFLOWS = 65520.0  # and all above it, rounded to the nearest
 _Results = tuple[Tensor, dict[str, Tensor]]  # tokens (B, N, D) and companions (B, N, ...) of a chunk
@@ -163,7 +168,9 @@ class ModalityEmbedder:
                 if not _out_of_memory(error):
                     raise
                 if size == 1:
-                    raise BackboneError(f"not enough memory for a single input of {self._backbone.name}") from error
+                    reason = str(error).strip().splitlines()[0]
+                    name = self._backbone.name
+                    raise BackboneError(f"not enough memory for a single input of {name}: {reason}") from error
             self._batch_size = size // 2
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -215,6 +222,8 @@ class ModalityEmbedder:
         if request.number in self._failed:
             return
         windows = self._unfinished.setdefault(request.number, [None] * ready.of)
+        if ready.of > 1:  # a batch beside a GPU is locked memory: it must not wait for the clip's other windows
+            tokens, kept = tokens.copy(), {name: each.copy() for name, each in kept.items()}
         windows[ready.window] = _Embedded(tokens, ready.prepared.time_s, ready.prepared.valid, kept)
         whole = [window for window in windows if window is not None]
         if len(whole) == ready.of:

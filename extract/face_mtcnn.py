@@ -14,8 +14,11 @@ instead of the best one taken. Boxes agree as well with the distribution's as wi
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -76,6 +79,16 @@ class _Boxes:
         return self[batched_nms(self.corners, self.score, self.frame, overlap)]
 
 
+@lru_cache(maxsize=64)
+def _stream_of(device: torch.device, thread: int) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device, priority=-1)
+
+
+def _own_stream(device: torch.device, thread: int) -> AbstractContextManager[object]:
+    """On a GPU a thread that looks for faces waits often: for its own work, and not for a backbone's batches."""
+    return nullcontext() if device.type != "cuda" else torch.cuda.stream(_stream_of(device, thread))
+
+
 class Mtcnn:
     """The default face detector (a `FaceDetector`)."""
 
@@ -99,7 +112,8 @@ class Mtcnn:
         """Faces of each (H, W, 3) uint8 RGB frame, surest first; all frames of one size."""
         step = self.config.batch_frames
         batches = (np.stack(frames[start : start + step]) for start in range(0, len(frames), step))
-        return [faces for batch in batches for faces in self._detect_batch(batch)]
+        with _own_stream(self.device, threading.get_ident()):
+            return [faces for batch in batches for faces in self._detect_batch(batch)]
 
     def _detect_batch(self, batch: np.ndarray) -> list[list[Face]]:
         pixels = torch.from_numpy(batch).to(self.device).permute(0, 3, 1, 2).float()  # (F, 3, H, W), channels last

@@ -34,7 +34,7 @@ from mgcli.cache import (
 from mgcli.extract.backbone import PRECISIONS, create_backbone
 from mgcli.extract.backbone_agcn import NETWORKS, TRAINED_HERE, TRAINED_STEM, BoneStream, JointStream
 from mgcli.extract.backbone_agcn_network import AGCN
-from mgcli.extract.device import choose_device, choose_precision, choose_workers
+from mgcli.extract.device import choose_device, choose_precision, choose_workers, on_device
 from mgcli.extract.skeleton_graph import adjacency, joints_to_bones
 from mgcli.extract.source import add_sources
 from mgcli.extract.train_pose_clips import Augmentation, BackboneTrainError, PoseClips, read_pose_clips
@@ -166,8 +166,9 @@ def train_pose_backbone(
     clips = clips.to(chosen_device)
     with writing(path):
         weights_dir.mkdir(parents=True, exist_ok=True)
-    states = _train(plan, clips, backbone, path, progress)
-    scores = _score(states, clips, backbone)
+    with on_device(chosen_device):
+        states = _train(plan, clips, backbone, path, progress)
+        scores = _score(states, clips, backbone)
     report = PoseTrainReport(
         checkpoint=path,
         scores=scores,

@@ -122,8 +122,6 @@ def fit_stream(
     rate = config.learning_rate * math.sqrt(len(train) / num_batches / REFERENCE_BATCH)
     optimizer = _optimizer(network, config, rate)
     norms = [each for each in network.modules() if isinstance(each, nn.BatchNorm1d | nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = None  # the plain mean since they were reset
     num_steps = num_epochs * num_batches
     weight = _class_weights(clips.labels[train.to(device)], network.num_classes, config.class_balance)
     history: list[dict[str, float]] = []
@@ -141,6 +139,8 @@ def fit_stream(
         losses, right = [], torch.zeros((), dtype=torch.int64, device=device)
         order = train[torch.randperm(len(train), generator=generator)].to(device)
         for step, rows in enumerate(order.tensor_split(num_batches), start=epoch * num_batches):
+            for norm in norms:  # the plain mean since they were reset; for None torch asks a GPU how many they were
+                norm.momentum = 1 / (step - epoch * num_batches + 1)
             for group in optimizer.param_groups:
                 group["lr"] = rate * _share(step, num_steps, config.warmup)
             joints = config.augmentation(clips.joints[rows], generator, is_3d=is_3d)

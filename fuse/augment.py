@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mgcli.fuse.data import Batch
+from mgcli.fuse.head import modalities_without
 from mgcli.fuse.settings import TrainConfig
 
 
@@ -22,13 +23,18 @@ def augment(batch: Batch, num_classes: int, config: TrainConfig, generator: torc
     Args:
         batch: as gathered.
         num_classes: K.
-        config: `mixup`, `token_dropout` and `modality_dropout`.
+        config: `mixup`, `token_dropout` and `modality_dropout`; and `without`, as what a head is not shown is no
+            modality that a clip could be left with.
         generator: where chance comes from, on the batch's device.
 
     Returns:
         The batch, and (B, K) shares of each class in each clip.
     """
     targets = targets_of(batch.labels, num_classes)
+    hidden = modalities_without(config.head.without, tuple(batch.mask))
+    if hidden and augments(config):
+        mask = {name: torch.zeros_like(each) if name in hidden else each for name, each in batch.mask.items()}
+        batch = replace(batch, mask=mask)
     if config.mixup:
         batch, targets = _mixed(batch, targets, config.mixup, generator)
     if config.token_dropout:
@@ -55,7 +61,7 @@ def _mixed(batch: Batch, targets: Tensor, chance: float, generator: torch.Genera
     A clip keeps its length, mask and times, and at least half of its weight (of its label, too). Each of its
     real tokens is mixed with the other clip's token at the same share of the way through, however long that
     clip is; where that one is not real, its own token stays whole. Clips that do not have the same modalities
-    are not mixed: the label would promise something that no token shows.
+    are not mixed, nor is the label where no token was: it would promise something that no token shows.
     """
     device = batch.labels.device
     size = len(batch.labels)
@@ -65,16 +71,18 @@ def _mixed(batch: Batch, targets: Tensor, chance: float, generator: torch.Genera
     alike = (present == present[other]).all(dim=1)
     chosen = torch.rand(size, generator=generator, device=device) < chance
     own = own.where(alike & chosen, 1.0)
-    tokens = {}
+    tokens, any_mixed = {}, torch.zeros_like(alike)
     for name, mask in batch.mask.items():
         there = torch.arange(1, mask.shape[1] + 1, device=device)  # (N,)
         length = (mask * there).amax(dim=1)  # (B,) up to the last real token
         place = (there - 0.5) * (length[other] / length.clamp_min(1))[:, None]  # (B, N)
         place = place.long().clamp_max(mask.shape[1] - 1)
         answers = mask[other].gather(1, place)  # (B, N)
+        any_mixed |= (answers & mask).any(dim=1)
         partner = batch.tokens[name][other[:, None], place]  # (B, N, D)
         weight = own[:, None].where(answers, 1.0)[..., None].to(partner.dtype)
         tokens[name] = torch.where(weight < 1, weight * batch.tokens[name] + (1 - weight) * partner, batch.tokens[name])
+    own = own.where(any_mixed, 1.0)
     targets = own[:, None] * targets + (1 - own[:, None]) * targets[other]
     return replace(batch, tokens=tokens), targets
 

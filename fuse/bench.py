@@ -21,7 +21,7 @@ from mgcli.cache import open_cache
 from mgcli.fuse.bench_input import make_bench_cache
 from mgcli.fuse.bench_plain import train_plainly
 from mgcli.fuse.bench_report import SIZES, FirstEpoch, FuseBench, FuseBenchConfig, LoopRate
-from mgcli.fuse.device import threads_for, training_device, usable_cores
+from mgcli.fuse.device import computing_on, training_device, usable_cores
 from mgcli.fuse.head import FusionHead, create_head
 from mgcli.fuse.loop import fit_head
 from mgcli.fuse.residency import place_clips
@@ -71,7 +71,7 @@ def bench_fusion(
                 torch.set_num_threads(all_threads)
             first.append(_time_first_epoch(many, config.many_clips, device))
     num_train = len(selection.rows("train"))
-    with threads_for(device, _tokens_a_step(selection, TrainConfig())):
+    with computing_on(device, _tokens_a_step(selection, TrainConfig())):
         threads = {"ours": torch.get_num_threads(), "plain": all_threads, "plain, one thread": 1}
     rates = {how: _rate(how, threads[how], num_train, each) for how, each in timed.items()}
     runs = timed["ours"]
@@ -134,7 +134,7 @@ def _fit(
     tensors, _ = place_clips(selection.tensors, device, config.residency, lambda text: None)
     train, val = (torch.from_numpy(selection.rows(split)).to(device) for split in ("train", "val"))
     generator = torch.Generator(device).manual_seed(0)
-    with threads_for(device, _tokens_a_step(selection, config)):
+    with computing_on(device, _tokens_a_step(selection, config)):
         history = fit_head(
             head, tensors, train, val, config, generator, on_epoch=lambda row: times.append(time.perf_counter())
         )

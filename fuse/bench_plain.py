@@ -31,6 +31,7 @@ from mgcli.fuse.settings import TrainConfig
 
 _Place = tuple[Path, int, int]  # a part's file, first row, one past the last row
 _Item = tuple[dict[str, tuple[Tensor, Tensor, Tensor]], int]  # modality -> tokens, validity, times; and the label
+_Padded = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], Tensor]  # what a loader can lock in memory
 
 
 def train_plainly(
@@ -71,7 +72,7 @@ def train_plainly(
         )
         for split, y in labels.items()
     }
-    loss_function = Loss.of(labels["train"].to(device), head.num_classes, config)
+    loss_function = Loss.of(labels["train"].to(device), head, config)
     matrices, vectors = ([each for each in head.parameters() if (each.ndim > 1) is wide] for wide in (True, False))
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
@@ -83,8 +84,8 @@ def train_plainly(
     for _ in range(epochs):
         started = time.perf_counter()
         head.train()
-        for batch in loaders["train"]:
-            batch = _to(batch, device)
+        for padded in loaders["train"]:
+            batch = _on(padded, device)
             targets = torch.nn.functional.one_hot(batch.labels, head.num_classes).float()
             loss = loss_function(head(batch.tokens, batch.mask, batch.time), batch.mask, targets)
             optimizer.zero_grad()
@@ -101,8 +102,8 @@ def train_plainly(
 def _validate(head: FusionHead, loader: DataLoader[_Item], device: torch.device) -> float:
     head.eval()
     right = 0.0
-    for batch in loader:
-        batch = _to(batch, device)
+    for padded in loader:
+        batch = _on(padded, device)
         right += float((head(batch.tokens, batch.mask, batch.time).logits.argmax(dim=1) == batch.labels).sum())
     return right
 
@@ -142,19 +143,21 @@ def _places(features: FeatureSet) -> dict[str, _Place]:
     return places
 
 
-def _collate(items: Sequence[_Item]) -> Batch:
+def _collate(items: Sequence[_Item]) -> _Padded:
     """Padded on the right to the longest."""
     padded = {
         name: [pad_sequence([read[name][kind] for read, _ in items], batch_first=True) for kind in range(3)]
         for name in items[0][0]
     }
     tokens, mask, at = ({name: each[kind] for name, each in padded.items()} for kind in range(3))
-    return Batch(tokens, mask, at, torch.tensor([label for _, label in items]))
+    return tokens, mask, at, torch.tensor([label for _, label in items])
 
 
-def _to(batch: Batch, device: torch.device) -> Batch:
+def _on(padded: _Padded, device: torch.device) -> Batch:
+    *parts, labels = padded
     tokens, mask, at = (
-        {name: each.to(device, non_blocking=True) for name, each in of_kind.items()}
-        for of_kind in (batch.tokens, batch.mask, batch.time)
+        {name: each.to(device, non_blocking=True) for name, each in part.items()}
+        for part in parts
+        if isinstance(part, dict)
     )
-    return Batch(tokens, mask, at, batch.labels.to(device, non_blocking=True))
+    return Batch(tokens, mask, at, labels.to(device, non_blocking=True))

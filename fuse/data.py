@@ -14,8 +14,11 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from mgcli.fuse.stored_tokens import PinnedTokens, StoredTokens
+from mgcli.fuse.stored_tokens import HostTokens, StoredTokens
+
+_GPU_LENGTHS = 8  # tokens: a GPU's batches are as long as a multiple of these
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class ModalityTokens:
     """All tokens of one modality, clip after clip."""
 
     # (R, D) float16 or float32, R at least 1: padding points to the first row
-    tokens: Tensor | StoredTokens | PinnedTokens
+    tokens: Tensor | StoredTokens | HostTokens
     valid: Tensor  # (R,) bool
     time: Tensor  # (R,) float32 in [0, 1]
     start: Tensor  # (n, V) int64, first row of each view of each clip; of the plain one where it lacks a view
@@ -137,13 +140,35 @@ class ClipTensors:
         moved = {name: each.to(device) for name, each in self.modalities.items()}
         return ClipTensors(moved, self.labels.to(device), self.max_tokens)
 
-    def batch(self, rows: Tensor, *, views: Tensor | None = None, jitter: torch.Generator | None = None) -> Batch:
+    def longest(self, order: Tensor, size: int) -> list[dict[str, int]]:
+        """Modality -> most tokens of a clip, in any view, for each `size` columns of (R, n) rows.
+
+        A GPU is asked once for them all, and few different numbers come back: there every shape of a batch takes a
+        graph of its own (`mgcli.fuse.recorded`).
+        """
+        most = [each.count.amax(dim=1)[order].amax(dim=0) for each in self.modalities.values()]  # (n,) each
+        found = F.pad(torch.stack(most), (0, -order.shape[1] % size)).unflatten(1, (-1, size)).amax(dim=2)
+        step = _GPU_LENGTHS if order.is_cuda else 1
+        return [
+            {name: -(-each // step) * step for name, each in zip(self.modalities, of_batch, strict=True)}
+            for of_batch in found.T.tolist()
+        ]
+
+    def batch(
+        self,
+        rows: Tensor,
+        *,
+        views: Tensor | None = None,
+        jitter: torch.Generator | None = None,
+        longest: Mapping[str, int] | None = None,
+    ) -> Batch:
         """Gather some clips.
 
         Args:
             rows: (B,) int64, which clips.
             views: (B,) int64, which view of each; None: the plain one.
             jitter: of a clip that is thinned, take other tokens every time, drawn from this.
+            longest: modality -> tokens to pad to, none of the clips has more; None: as many as the longest has.
         """
         tokens, mask, time = {}, {}, {}
         column = torch.zeros_like(rows) if views is None else views
@@ -151,8 +176,8 @@ class ClipTensors:
             start, count = each.start[rows, column], each.count[rows, column]  # (B,)
             least, most = self._extremes[name]
             # A GPU is asked for the longest clip of a batch only where clips differ: it would have to be waited for.
-            longest = most if least == most else int(count.max())
-            place, shown = shown_places(count, longest, self.max_tokens, jitter)
+            length = most if least == most else int(count.max()) if longest is None else longest[name]
+            place, shown = shown_places(count, length, self.max_tokens, jitter)
             index = (start[:, None] + place).where(shown, 0)
             tokens[name] = each.tokens[index]
             mask[name] = each.valid[index] & shown
@@ -182,6 +207,7 @@ def shown_places(
     if most > longest:
         offset = torch.rand(place.shape, generator=jitter, device=count.device) if jitter is not None else 0.5
         spread = ((place + offset) * count[:, None] / longest).long()
+        spread = torch.minimum(spread, count[:, None] - 1)  # an offset next to 1 is rounded up
         place = torch.where(count[:, None] > longest, spread, place)
     return place, shown
 
@@ -202,6 +228,6 @@ class BatchList(Sequence[Batch]):
 
 def _valid_count(each: ModalityTokens) -> Tensor:
     """(n,) how many valid tokens each clip has in its plain view."""
-    total = torch.nn.functional.pad(each.valid.long().cumsum(0), (1, 0))  # (R + 1,)
+    total = F.pad(each.valid.long().cumsum(0), (1, 0))  # (R + 1,)
     start, count = each.start[:, 0], each.count[:, 0]
     return total[start + count] - total[start]

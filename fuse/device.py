@@ -38,8 +38,15 @@ def one_core_is_best(tokens_a_step: float) -> bool:
 
 
 @contextmanager
-def threads_for(device: torch.device, tokens_a_step: float) -> Iterator[None]:
-    """One thread for small steps on a CPU: several spend their time waiting for each other, more so on a busy one."""
+def computing_on(device: torch.device, tokens_a_step: float) -> Iterator[None]:
+    """One thread for small steps on a CPU: several spend their time waiting for each other, more so on a busy one.
+
+    A GPU is the one that torch means where none is named: it would take memory of the first one, too.
+    """
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            yield
+        return
     threads = torch.get_num_threads()
     if device.type == "cpu" and one_core_is_best(tokens_a_step):
         torch.set_num_threads(1)

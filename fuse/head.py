@@ -62,6 +62,7 @@ class HeadOutput:
 
     logits: Tensor  # (B, K)
     aux: dict[str, Tensor] = field(default_factory=dict)  # modality -> (B, K), its answer by itself
+    separate: bool = False  # every answer by itself is learned whole, whatever aux_weight; none from `logits`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,7 @@ class FusionHead(nn.Module, ABC):
     """Tokens of one or more modalities in, one score a class out.
 
     A clip that lacks a modality has an all-False row in that modality's mask. What stands under a False
-    mask never changes a logit, and no clip's logits depend on the rest of the batch.
+    mask, as long as it is a number, never changes a logit, and no clip's logits depend on the rest of the batch.
     """
 
     options: ClassVar[tuple[str, ...] | None] = None  # fields of HeadConfig that it reads; None: not told

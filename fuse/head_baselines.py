@@ -112,7 +112,7 @@ class ScoreAverage(FusionHead):
         scores = torch.stack([aux[name].detach().softmax(dim=1) for name in self.modalities])  # (M, B, K)
         average = (scores * share[..., None]).sum(dim=0)
         average = average.where(present.any(dim=0)[:, None], 1 / self.num_classes)
-        return HeadOutput(average.clamp_min(1e-8).log(), aux)
+        return HeadOutput(average.clamp_min(1e-8).log(), aux, separate=True)
 
 
 class Logistic(FittedHead):

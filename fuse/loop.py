@@ -31,7 +31,7 @@ from mgcli.fuse.sampling import draw_views, epoch_rows
 from mgcli.fuse.settings import TrainConfig
 from mgcli.fuse.stack import Stack, inputs_of
 from mgcli.fuse.stack_single import SingleHead
-from mgcli.fuse.watch import LossNotFiniteError, Watch, first_bad_step, validation_scores
+from mgcli.fuse.watch import KeptState, LossNotFiniteError, Watch, first_bad_step, validation_scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,8 +135,7 @@ class Training:
         # A batch of all replicas is one gather where they need not be thinned or changed each by itself: a GPU would be
         # kept waiting by the small steps of so many.
         self._one_gather = not (clips.thins or any(augments(each.config) for each in self._courses))
-        wanted = self._courses[0].config.graphs != "off" and stack.steady
-        self._record = recorder_of(stack.weights.device) if wanted else None
+        self._recorded = self._courses[0].config.graphs != "off" and stack.steady
         self._loss, self._act = self._prepared()
 
     def run(self) -> Iterator[list[Fitted]]:
@@ -153,6 +152,7 @@ class Training:
 
     def _keep(self, places: Sequence[int]) -> None:
         self._courses = [self._courses[place] for place in places]
+        self._act = self._step  # the graphs' memory is free from here on
         if not places:
             return
         rows = torch.tensor(places, dtype=torch.int64, device=self._stack.weights.device)
@@ -163,13 +163,14 @@ class Training:
     def _prepared(self) -> tuple[Loss, Step]:
         """The loss of those who are in the stack, and what does a step of theirs."""
         loss = Loss(*(torch.stack(each) for each in zip(*(vars(c.loss).values() for c in self._courses), strict=True)))
-        if self._record is None:
+        record = recorder_of(self._stack.weights.device) if self._recorded else None
+        if record is None:
             return loss, self._step
-        return loss, RecordedStep(self._step, self._moved, self._record, self._give_up)
+        return loss, RecordedStep(self._step, self._moved, record, self._give_up)
 
     def _give_up(self, why: str) -> None:
         """Steps are done as usual for the rest of the training, whoever leaves the stack."""
-        self._record = None
+        self._recorded = False
         self._say(why)
 
     def _moved(self) -> list[Tensor]:
@@ -192,7 +193,9 @@ class Training:
         order, keys = (torch.stack(each) for each in zip(*(c.order_and_keys() for c in self._courses), strict=True))
         first = self._courses[0]
         losses, right = [], torch.zeros(len(order), dtype=torch.int64, device=order.device)
-        batches = batches_ahead(self._clips, order.split(first.batch_size, dim=1), self._gather)
+        parts = order.split(first.batch_size, dim=1)
+        longest = self._clips.longest(order, first.batch_size) if self._one_gather else [None] * len(parts)
+        batches = batches_ahead(self._clips, list(zip(parts, longest, strict=True)), self._gather)
         for step, gathered in enumerate(batches):
             self._on_step()
             batch, targets = self._seen(gathered)
@@ -202,15 +205,16 @@ class Training:
             right += told
         return torch.stack(losses, dim=1).cpu(), right.cpu()
 
-    def _gather(self, rows: Tensor) -> list[Batch]:
-        """The batch of each replica's (R, B) rows, or one batch of them all."""
+    def _gather(self, part: tuple[Tensor, Mapping[str, int] | None]) -> list[Batch]:
+        """The batch of each replica's (R, B) rows, or one batch of them all, which is so long."""
+        rows, longest = part
         generators = [each.replica.generator for each in self._courses]
         views = [draw_views(rows.shape[1], self._clips.num_views, each) for each in generators]
         if not self._one_gather:
             own = zip(rows, views, generators, strict=True)
             return [self._clips.batch(each, views=view, jitter=generator) for each, view, generator in own]
         chosen = None if views[0] is None else torch.cat([each for each in views if each is not None])
-        return [self._clips.batch(rows.flatten(), views=chosen)]
+        return [self._clips.batch(rows.flatten(), views=chosen, longest=longest)]
 
     def _seen(self, gathered: Sequence[Batch]) -> tuple[Batch, Tensor]:
         """What each replica sees of its batch, with a leading axis R, and the (R, B, K) targets."""
@@ -240,7 +244,7 @@ class Training:
                 "train_top1": float(right[place]) / len(each.labels),
                 **validation_scores(probabilities[place], self._clips.labels[rows[place]]),
             }
-            fitted = each.take_in(row, losses[place], partial(self._stack.state, place, averages), self._size)
+            fitted = each.take_in(row, losses[place], partial(self._stack.keep_state, place, averages), self._size)
             if fitted is not None:
                 ended.append((place, fitted))
         return ended
@@ -254,7 +258,7 @@ class _Course:
         self.labels = clips.labels[replica.train_rows]
         self.batch_size, self.epochs = self.config.plan(len(self.labels))
         self.steps_an_epoch = math.ceil(len(self.labels) / self.batch_size)
-        self.loss = Loss.of(self.labels, replica.head.num_classes, self.config)
+        self.loss = Loss.of(self.labels, replica.head, self.config)
         self.watch = Watch.of(self.labels, self.config, self.epochs)
         self.history: list[dict[str, float]] = []
 
@@ -264,7 +268,7 @@ class _Course:
         return order, draw_keys(self.steps_an_epoch, self.replica.generator)
 
     def take_in(
-        self, row: dict[str, float], losses: Tensor, state: Callable[[], dict[str, Tensor]], stack_size: int
+        self, row: dict[str, float], losses: Tensor, keep_state: Callable[[], KeptState], stack_size: int
     ) -> Fitted | None:
         """An epoch's row and (steps,) losses; what became of the replica, where this was its last epoch."""
         bad_step = first_bad_step(losses, row, int(row["step"]) - self.steps_an_epoch + 1)
@@ -273,7 +277,7 @@ class _Course:
             return Fitted(self.number, self.history, error, stack_size)
         self.history.append(row)
         self.replica.on_epoch(row)
-        if not self.watch.should_stop(row, state) and row["epoch"] < self.epochs:
+        if not self.watch.should_stop(row, keep_state) and row["epoch"] < self.epochs:
             return None
         self.replica.head.load_state_dict(self.watch.best_state)
         return Fitted(self.number, self.history, None, stack_size)

@@ -17,7 +17,7 @@ _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # as torch.optim.AdamW has them
 
 
 class Optimizer:
-    """Moves the weights of a stack. Vectors (biases, norms, embeddings) do not decay."""
+    """Moves the weights of a stack. Vectors (biases, norms, one embedding) do not decay; rows of queries do."""
 
     def __init__(
         self, weights: Tensor, matrices: Tensor, configs: Sequence[TrainConfig], num_steps: Sequence[int]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -29,24 +30,41 @@ Record = Callable[[Callable[[], Sequence[Tensor]]], Recorded]  # what it is give
 
 
 class RecordError(RuntimeError):
-    """A recording that is not what was recorded."""
+    """A recording that failed, or that is not what was recorded."""
+
+
+_refused: set[torch.device] = set()  # a recording failed there: torch's memory may take it for one that goes on
 
 
 def recorder_of(device: torch.device) -> Record | None:
-    """What records on a device; None where nothing does."""
-    if device.type != "cuda":
+    """What records on a device, for graphs that live and go together; None where nothing does."""
+    if device.type != "cuda" or device in _refused:
         return None
-    stream, pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
+    # One pool will do for graphs of one training, as none needs what another left there. It is not for others: torch
+    # takes no new graph into a pool whose graphs are all gone, but for what cuBLAS keeps there.
+    stream, pool = _recording_stream(device), torch.cuda.graph_pool_handle()
 
     def record(act: Callable[[], Sequence[Tensor]]) -> Recorded:
-        graph = torch.cuda.CUDAGraph()
-        # thread_local: another thread may be fetching batches meanwhile. One pool will do for all graphs, as none
-        # needs what another left there.
-        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-            results = act()
+        usual, graph = torch.cuda.current_stream(device), torch.cuda.CUDAGraph()
+        try:
+            # thread_local: another thread may be fetching batches meanwhile.
+            with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+                results = act()
+        except RuntimeError as error:
+            _refused.add(device)
+            first = error.__context__ or error  # what went wrong, and not that the recording could not be ended
+            raise RecordError(str(first)) from error
+        finally:
+            torch.cuda.set_stream(usual)  # torch goes back only from a recording that was begun and ended well
         return graph.replay, results
 
     return record
+
+
+@cache
+def _recording_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all: cuBLAS keeps memory for each. Of high priority, as torch gives its 32 usual ones out again."""
+    return torch.cuda.Stream(device, priority=-1)
 
 
 class RecordedStep:
@@ -86,17 +104,19 @@ class RecordedStep:
 
     def _tried(self, batch: Batch, numbers: Sequence[Tensor], before: Sequence[Tensor]) -> _Graph:
         """A graph that does what the step does; moves the state."""
+        usual = self._left_by(self._step, batch, numbers)  # first: its memory serves the recording
+        self._set_state(before)
         graph = _Graph(self._step, batch, numbers, self._record)
         self._set_state(before)
-        left = []
-        for act in (self._step, graph):
-            results = act(batch, numbers)
-            left.append([*results, *(each.clone() for each in self._state())])
-            self._set_state(before)
-        for usual, own in zip(*left, strict=True):
-            if not _close(own.double(), usual.double()):
+        for own, expected in zip(self._left_by(graph, batch, numbers), usual, strict=True):
+            if not _close(own.double(), expected.double()):
                 raise RecordError("a recorded step leaves other numbers than a usual one")
         return graph
+
+    def _left_by(self, act: Step, batch: Batch, numbers: Sequence[Tensor]) -> list[Tensor]:
+        """What a step returns, and copies of what it changes."""
+        results = act(batch, numbers)
+        return [*results, *(each.clone() for each in self._state())]
 
     def _set_state(self, numbers: Sequence[Tensor]) -> None:
         for each, own in zip(self._state(), numbers, strict=True):

@@ -10,7 +10,9 @@ clips of one length, those 16 were to the bit what each is in a stack of its own
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 
 import torch
 
@@ -40,11 +42,12 @@ def fit_replicas(
     said = False
     while waiting:
         left = waiting.pop(0)
+        fresh: VmapStack | None = None
         beginnings = {number: replicas[number].generator.get_state() for number in left}
         try:
-            stack = VmapStack([replicas[number].head for number in left], clips.labels.device)
             together = [(number, replicas[number]) for number in left]
-            for ended in Training(together, stack, clips, say=say).run():
+            fresh = VmapStack([each.head for _, each in together], clips.labels.device)
+            for ended in Training(together, fresh, clips, say=say).run():
                 yield ended
                 left = [number for number in left if number not in {each.number for each in ended}]
         except torch.OutOfMemoryError:
@@ -56,7 +59,10 @@ def fit_replicas(
             say(f"the GPU has no room for {len(left)} trainings together; going on with fewer")
             said = True
         most = -(-len(left) // 2)
-        torch.cuda.empty_cache()
+        fresh = None
+        gc.collect()  # a training refers to itself
+        with suppress(RuntimeError):  # older torch refuses it for good once a recording has failed
+            torch.cuda.empty_cache()
         for number in left:  # from the beginning: a full GPU is found out in the first steps
             replicas[number].generator.set_state(beginnings[number])
         waiting = [part[i : i + most] for part in (left, *waiting) for i in range(0, len(part), most)]

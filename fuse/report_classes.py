@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from mgcli.cache import CLASS_GROUP_NAMES, Section, class_group, html_table
+from mgcli.cache import CLASS_GROUP_NAMES, Section, html_table
 from mgcli.fuse.metrics import confusion_matrix
 from mgcli.fuse.report_group import RunGroup, not_shown
 from mgcli.fuse.report_plot import Plot, axis_labels, heat_map, hover, limited_table, percent
@@ -163,7 +163,7 @@ def _group_table(group: RunGroup) -> Markup:
         return Markup("")
     caption = (
         "Mean accuracy of the classes with more than 100 training clips (head), 20 to 100 (middle) and fewer than 20 "
-        "(tail), in percent."
+        "(tail), counted before validation subjects are drawn from them, in percent."
     )
     return html_table(["group", "classes", "accuracy", "± over seeds"], rows, caption=caption)
 
@@ -173,7 +173,7 @@ def _tail_plot(group: RunGroup, train: np.ndarray, counts: np.ndarray, accuracy:
     scored = [i for i in np.argsort(-train, kind="stable").tolist() if counts[i]]
     traces = []
     for place, part in enumerate(CLASS_GROUP_NAMES):
-        chosen = [i for i in scored if class_group(int(train[i])) == part]
+        chosen = [i for i in scored if group.class_group(group.classes[i], int(train[i])) == part]
         if chosen:
             traces.append(
                 {

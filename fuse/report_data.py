@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from mgcli.cache import SPLITS, Section, class_group, counted, html_table
+from mgcli.cache import SPLITS, Section, counted, html_table
 from mgcli.fuse.report_group import RunGroup, not_shown
 from mgcli.fuse.report_plot import folded_table
 
@@ -62,7 +62,11 @@ def _classes(group: RunGroup, table: pd.DataFrame | str) -> Markup:
     numbers = counts.reindex(index=group.classes, columns=list(SPLITS), fill_value=0).to_numpy()  # (K, 3)
     names = group.class_names
     rows = [
-        [names[i], *(f"{count:,}" for count in numbers[i].tolist()), class_group(int(numbers[i, 0]))]
+        [
+            names[i],
+            *(f"{count:,}" for count in numbers[i].tolist()),
+            group.class_group(group.classes[i], int(numbers[i, 0])),
+        ]
         for i in np.argsort(-numbers[:, 0], kind="stable").tolist()
     ]
     return folded_table(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from mgcli.cache import MgcliError, Section, class_name
+from mgcli.cache import MgcliError, Section, class_group, class_name
 from mgcli.fuse.run import Run
 from mgcli.fuse.score_table import UNKNOWN, ScoreTable, run_scores
 from mgcli.fuse.settings import NOT_DECIDING, TrainConfig
@@ -51,6 +51,11 @@ class RunGroup:
     def class_names(self) -> list[str]:
         """The same for people: a published gesture id has a name."""
         return [class_name(label, self.run.protocol) for label in self.classes]
+
+    def class_group(self, label: str, num_train_clips: int) -> str:
+        """Head, middle or tail: as the run was scored, else as the class's training clips have it."""
+        scored = self.run.config.get("class_groups", {})
+        return next((name for name, classes in scored.items() if label in classes), class_group(num_train_clips))
 
     @property
     def main_score(self) -> str:

@@ -3,7 +3,7 @@
 | kind   | tokens lie                                                    | taken by `auto` when                    |
 |--------|---------------------------------------------------------------|-----------------------------------------|
 | device | where the head computes: a GPU's memory, or RAM without a GPU | they fit there, with a margin           |
-| pinned | in locked RAM beside a GPU; batches are fetched ahead         | they fit into RAM, but not onto the GPU |
+| pinned | in RAM beside a GPU; batches are fetched ahead, locked there  | they fit into RAM, but not onto the GPU |
 | mapped | in the cache's files; batches are read ahead                  | they do not fit into RAM                |
 
 Half-precision tokens stay so in each. The kind changes no number of a training on a CPU, only how long it takes.
@@ -15,17 +15,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from mgcli.fuse.data import Batch, ClipTensors
-from mgcli.fuse.stored_tokens import PinnedTokens
+from mgcli.fuse.stored_tokens import HostTokens
 
 _RAM_SHARE = 0.7  # of the free RAM that tokens may take
 _GPU_SHARE = 0.7  # of a GPU's free memory that tokens may take; the rest is for the head and its steps
 _CGROUP = Path("/sys/fs/cgroup")
+
+Part = TypeVar("Part")
 
 
 def fits_ram(residency: str, num_bytes: int) -> bool:
@@ -59,7 +63,7 @@ def place_clips(
     if residency != "pinned":
         say(f"{size} do not fit on {device}: they stay in the host's memory, and batches are fetched ahead")
     pinned = {
-        name: replace(each, tokens=PinnedTokens(each.tokens))
+        name: replace(each, tokens=HostTokens(each.tokens))
         for name, each in clips.modalities.items()
         if isinstance(each.tokens, Tensor)
     }
@@ -67,34 +71,36 @@ def place_clips(
 
 
 def batches_ahead(
-    clips: ClipTensors, rows: Sequence[Tensor], gather: Callable[[Tensor], list[Batch]]
+    clips: ClipTensors, parts: Sequence[Part], gather: Callable[[Part], list[Batch]]
 ) -> Iterator[list[Batch]]:
-    """The batches of each of `rows`; where tokens lie elsewhere, the next ones are fetched while some are used.
+    """The batches of each part; where tokens lie elsewhere, the next ones are fetched while some are used.
 
     Args:
         clips: what `gather` reads.
-        rows: (R, B) int64 each.
-        gather: rows to their batches. Where that hangs on chance nothing is fetched ahead: what is drawn for the
+        parts: what says which clips; on the clips' device.
+        gather: a part's batches. Where that hangs on chance nothing is fetched ahead: what is drawn for the
             next batch must come after what the step draws.
     """
     if clips.on_device or clips.batch_draws:
-        yield from map(gather, rows)
+        yield from map(gather, parts)
         return
     device = clips.labels.device
-    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+    stream = _fetching_stream(device) if device.type == "cuda" else None
+    if stream is not None:  # the parts may not be there yet
+        stream.wait_stream(torch.cuda.current_stream(device))
 
-    def fetch(some: Tensor) -> list[Batch]:
+    def fetch(part: Part) -> list[Batch]:
         with torch.cuda.stream(stream):
-            return gather(some)
+            return gather(part)
 
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(fetch, rows[0])
-        for some in [*rows[1:], None]:
+        coming = pool.submit(fetch, parts[0])
+        for part in [*parts[1:], None]:
             batches = coming.result()
-            if some is not None:
-                coming = pool.submit(fetch, some)
-            if stream is not None:
+            if stream is not None:  # before more is asked for, which would have to be waited for as well
                 _hand_over(batches, stream, device)
+            if part is not None:
+                coming = pool.submit(fetch, part)
             yield batches
 
 
@@ -115,6 +121,12 @@ def free_ram_bytes() -> float:
 def _free_gpu_bytes(device: torch.device) -> int:
     free, _ = torch.cuda.mem_get_info(device)
     return free
+
+
+@cache
+def _fetching_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all epochs: torch has 32, and gives them out again."""
+    return torch.cuda.Stream(device)
 
 
 def _hand_over(batches: Sequence[Batch], stream: torch.cuda.Stream, device: torch.device) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from mgcli.cache import Progress
 from mgcli.fuse.data import ClipTensors
-from mgcli.fuse.device import one_core_is_best, threads_for, training_device
+from mgcli.fuse.device import computing_on, one_core_is_best, training_device
 from mgcli.fuse.head import FittedHead, FusionHead, create_head
 from mgcli.fuse.loop import Replica, fit_head
 from mgcli.fuse.predict_clips import predict_probabilities, predict_stack
@@ -113,7 +114,7 @@ def train_one_by_one(job: Job, progress: bool) -> Iterator[Trained]:
     tokens_a_step = batch_size * tensors.tokens_a_clip
     at_once = _how_many_at_once(job, device, tokens_a_step)
     with (
-        threads_for(device, tokens_a_step),
+        computing_on(device, tokens_a_step),
         Progress(f"train {job.label}", epochs * len(job.seeds), unit="epoch", shown=progress) as bar,
     ):
         lock, stop = threading.Lock(), threading.Event()
@@ -153,7 +154,7 @@ def train_one_by_one(job: Job, progress: bool) -> Iterator[Trained]:
             return Trained(seed, head.state_dict(), history, probabilities, 1, residency)
 
         # Fresh weights, and layers of a user's own head, draw from torch's global generator.
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else ()):
+        with _own_chance(device):
             fresh = ((seed, _fresh_head(job, seed, statistics).to(device)) for seed in job.seeds)
             first_seed, head = next(fresh)
             if isinstance(head, FittedHead):  # no chance in it: one fit serves every seed
@@ -220,7 +221,7 @@ def train_together(jobs: Sequence[Job], progress: bool) -> Iterator[tuple[int, T
     owners, replicas = [], []
     total = sum(job.config.plan(len(own["train"]))[1] * len(job.seeds) for job, own in zip(jobs, rows, strict=True))
     with (
-        threads_for(device, jobs[0].config.plan(len(rows[0]["train"]))[0] * tensors.tokens_a_clip),
+        computing_on(device, jobs[0].config.plan(len(rows[0]["train"]))[0] * tensors.tokens_a_clip),
         Progress(f"train {jobs[0].label}", total, unit="epoch", shown=progress) as bar,
     ):
         for place, (job, own) in enumerate(zip(jobs, rows, strict=True)):
@@ -228,7 +229,7 @@ def train_together(jobs: Sequence[Job], progress: bool) -> Iterator[tuple[int, T
             if train.tobytes() not in of_rows:
                 of_rows[train.tobytes()] = _statistics(tensors, train, job.say)
             for seed in job.seeds:
-                with torch.random.fork_rng(devices=()):
+                with _own_chance(device):
                     head = _fresh_head(job, seed, of_rows[train.tobytes()])
                 owners.append((place, seed))
                 replicas.append(
@@ -287,6 +288,11 @@ def _fresh_head(job: Job, seed: int, statistics: Mapping[str, TokenStatistics]) 
     head = create_head(job.head, job.selection.tensors.dims, len(job.selection.classes), job.config.head)
     head.set_statistics(statistics)
     return head
+
+
+def _own_chance(device: torch.device) -> AbstractContextManager[None]:
+    """Inside, torch's global generators may be set and drawn from; the caller's go on as if nothing had been."""
+    return torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else ())
 
 
 def _rows_of(selection: Selection, device: torch.device) -> dict[str, Tensor]:

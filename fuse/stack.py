@@ -9,7 +9,7 @@ are. `stack_single.py` is one head that runs as it is; `stack_vmap.py` many, in 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ class Stack(ABC):
             device: of the stack.
         """
         self.num_classes = heads[0].num_classes
+        self._saved = list(heads[0].state_dict())
         self._places: dict[str, tuple[slice, torch.Size]] = {}  # parameter -> its columns and its shape
         known: dict[Tensor, str] = {}  # a parameter may have several names
         end = 0
@@ -97,9 +98,22 @@ class Stack(ABC):
     def logits(self, batch: Batch, weights: Tensor) -> Tensor:
         """(R, B, K) of a batch with a leading axis R, by heads with these (R, P) weights, as they are used later."""
 
+    def keep_state(self, row: int, weights: Tensor) -> Callable[[], Numbers]:
+        """Copy one head as it is now, with these (R, P) weights; called, the copy becomes a state dict.
+
+        That is rare, and a copy of each parameter takes longer than one of them all.
+        """
+        own, buffers = weights[row : row + 1].clone(), {n: each.clone() for n, each in self._buffers_of(row).items()}
+
+        def state() -> Numbers:
+            numbers = {name: each[0] for name, each in self.parameters(own).items()} | buffers
+            return {name: numbers[name].clone() for name in self._saved}
+
+        return state
+
     @abstractmethod
-    def state(self, row: int, weights: Tensor) -> Numbers:
-        """What the state dict of one head would hold, with these (R, P) weights."""
+    def _buffers_of(self, row: int) -> Numbers:
+        """The buffers of one head."""
 
     @abstractmethod
     def keep(self, rows: Tensor) -> None:

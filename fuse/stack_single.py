@@ -68,9 +68,8 @@ class SingleHead(Stack):
         numbers = {name: each[0] for name, each in self.parameters(weights).items()}
         return functional_call(self._head, numbers, inputs, tie_weights=False).logits[None]
 
-    def state(self, row: int, weights: Tensor) -> Numbers:
-        own = {name: each[row] for name, each in self.parameters(weights).items()}
-        return {name: own.get(name, each).clone() for name, each in self._head.state_dict().items()}
+    def _buffers_of(self, row: int) -> Numbers:
+        return dict(self._head.named_buffers(remove_duplicate=False))
 
     def keep(self, rows: Tensor) -> None:
         """There is nothing to go on with but the head."""

@@ -46,7 +46,6 @@ class VmapStack(Stack):
         }
         self._frozen = {n for n, each in heads[0].named_parameters(remove_duplicate=False) if not each.requires_grad}
         self._keys = [f"{name}.key" for name, each in self._head.named_modules() if isinstance(each, Dropout)]
-        self._saved = list(heads[0].state_dict())
 
     @property
     def moved(self) -> list[Tensor]:
@@ -80,9 +79,8 @@ class VmapStack(Stack):
         with _quiet():
             return vmap(one)(self.parameters(weights) | self._buffers, inputs_of(batch))
 
-    def state(self, row: int, weights: Tensor) -> dict[str, Tensor]:
-        every = self.parameters(weights) | self._buffers
-        return {name: every[name][row].clone() for name in self._saved}
+    def _buffers_of(self, row: int) -> Numbers:
+        return {name: each[row] for name, each in self._buffers.items()}
 
     def keep(self, rows: Tensor) -> None:
         self.weights = self.weights[rows]
@@ -111,7 +109,7 @@ def why_not_stacked(head: FusionHead, dims: Mapping[str, int]) -> str:
         labels=torch.zeros(2, _TRIED_CLIPS, dtype=torch.int64, device=device),
     )
     targets = torch.full((2, _TRIED_CLIPS, head.num_classes), 1 / head.num_classes, device=device)
-    loss = Loss.of(batch.labels[0], head.num_classes, TrainConfig())
+    loss = Loss.of(batch.labels[0], head, TrainConfig())
     stacked_loss = Loss(**{name: torch.stack([each, each]) for name, each in vars(loss).items()})
     alone = copy.deepcopy(head).train()
     key, keys = drop_by_key(alone), torch.tensor([1, 2], device=device)

@@ -59,16 +59,18 @@ class StoredTokens:
         return parts[0] if len(parts) == 1 else np.concatenate(parts), np.concatenate([[0], np.cumsum(counts)])
 
 
-class PinnedTokens:
-    """Tokens in the host's memory, locked there, so that a GPU fetches rows while it computes."""
+class HostTokens:
+    """Tokens in the host's memory beside a GPU, which fetches rows while it computes."""
 
     def __init__(self, tokens: Tensor) -> None:
-        """`tokens` (R, D) in memory; a copy is locked."""
-        self._tokens = tokens.pin_memory()
+        """`tokens` (R, D) in memory. They stay where they are: to lock them would take a copy of them all."""
+        self._tokens = tokens
         self.shape = tuple(tokens.shape)
         self.dtype = tokens.dtype
 
     def __getitem__(self, index: Tensor) -> Tensor:
         """The rows of `index`, (...) int64, as (..., D) on its device."""
-        rows = self._tokens[index.cpu()]
-        return rows.pin_memory().to(index.device, non_blocking=True)
+        shape = (index.numel(), self.shape[1])
+        rows = torch.empty(shape, dtype=self.dtype, pin_memory=index.is_cuda)  # new each time: a copy may be under way
+        torch.index_select(self._tokens, 0, index.reshape(-1).cpu(), out=rows)
+        return rows.view(*index.shape, shape[1]).to(index.device, non_blocking=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -92,7 +93,9 @@ def _own_weight(std: Tensor) -> Tensor:
 
 def _every_so_often(rows: Tensor, most: int) -> Tensor:
     """At most `most` of the rows, evenly spread."""
-    return rows if len(rows) <= most else rows[torch.linspace(0, len(rows) - 1, most).long().to(rows.device)]
+    if len(rows) <= most:
+        return rows
+    return rows[torch.arange(most, device=rows.device) * (len(rows) - 1) // (most - 1)]
 
 
 def _principal_axes(standard: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,11 +124,12 @@ def _noise_edge(variance: Tensor, num_tokens: int, dim: int) -> float:
         return 0.0
     ratio = dim / num_tokens
     small = min(ratio, 1 / ratio)
-    low, high = (1 - math.sqrt(small)) ** 2, (1 + math.sqrt(small)) ** 2
-    x = torch.linspace(low, high, 2001, dtype=torch.float64)[1:-1]
-    share = (((high - x) * (x - low)).sqrt() / x).cumsum(0)
-    share /= share[-1].clone()
-    rank = (torch.tensor(NOISE_QUANTILES, dtype=torch.float64) * len(variance)).long()  # from the weakest axis
-    expected = x[torch.searchsorted(share, (rank + 0.5) / len(variance)).clamp_max(len(x) - 1)] * max(ratio, 1.0)
-    level = variance.cpu().flip(0)[rank] / expected
+    # At x = 1 + small - 2 sqrt(small) cos(angle) the law's density times dx is smooth, also where small is 1.
+    angles = np.linspace(0, math.pi, 2001)
+    middles = (angles[1:] + angles[:-1]) / 2
+    x, at = (1 + small - 2 * math.sqrt(small) * np.cos(each) for each in (angles, middles))
+    share = np.concatenate([[0.0], np.cumsum(np.sin(middles) ** 2 / at)])
+    rank = (np.array(NOISE_QUANTILES) * len(variance)).astype(int)  # from the weakest axis
+    expected = np.interp((rank + 0.5) / len(variance), share / share[-1], x) * max(ratio, 1.0)
+    level = variance.cpu().numpy()[::-1][rank] / expected
     return float(level.min()) * (1 + math.sqrt(ratio)) ** 2

@@ -13,6 +13,8 @@ from mgcli.fuse.settings import TrainConfig, TrainError
 
 LEAST_GAIN = 0.003  # of the validation score, for patience to begin anew
 
+KeptState = Callable[[], dict[str, Tensor]]  # a copy of a head; called, its state dict
+
 
 class LossNotFiniteError(TrainError):
     """The loss became infinite or no number; what was good before is kept here."""
@@ -40,22 +42,27 @@ class Watch:
     def __init__(self, majority: float, patience: int) -> None:
         self._learned_top1 = (1 + majority) / 2
         self._patience = patience
-        self._best_score = -1.0
+        self._best_score = self._gained_score = -1.0
         self._gained_epoch = self._learned_epoch = 0.0
-        self.best_state: dict[str, Tensor] = {}
+        self._best: KeptState = dict
 
     @classmethod
     def of(cls, labels: Tensor, config: TrainConfig, epochs: int) -> Watch:
         """`labels` (n,) are those of all training clips."""
         return cls(majority_share(labels), patience=max(1, round(config.patience * epochs)))
 
-    def should_stop(self, row: dict[str, float], state: Callable[[], dict[str, Tensor]]) -> bool:
-        """Look at an epoch's row of the history, and at the state that gave it where that is the best so far."""
-        if row["val_score"] > self._best_score + LEAST_GAIN:
-            self._gained_epoch = row["epoch"]
+    @property
+    def best_state(self) -> dict[str, Tensor]:
+        """Empty before the end of the first epoch."""
+        return self._best()
+
+    def should_stop(self, row: dict[str, float], keep_state: Callable[[], KeptState]) -> bool:
+        """Look at an epoch's row of the history, and keep the state that gave it where that is the best so far."""
+        if row["val_score"] > self._gained_score + LEAST_GAIN:  # small gains add up
+            self._gained_score, self._gained_epoch = row["val_score"], row["epoch"]
         if row["val_score"] > self._best_score:
             self._best_score = row["val_score"]
-            self.best_state = {name: value.clone() for name, value in state().items()}
+            self._best = keep_state()
         if row["train_top1"] < self._learned_top1:
             self._learned_epoch = row["epoch"]
         return row["epoch"] - max(self._gained_epoch, self._learned_epoch) >= self._patience

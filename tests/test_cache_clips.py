@@ -99,6 +99,25 @@ def test_drawn_validation_moves_whole_training_subjects_only() -> None:
     pd.testing.assert_frame_equal(drawn, draw_validation(table, seed=3))
 
 
+def test_a_drawn_validation_leaves_every_class_a_training_clip() -> None:
+    """Also where each subject has a gesture and an emotion that come together nowhere else."""
+    gestures = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    table = check_clip_table(
+        pd.DataFrame(
+            {
+                "clip_id": [f"c{i}" for i in range(10)],
+                "subject_id": [f"s{i}" for i in range(10)],
+                "gesture": [str(each) for each in gestures],
+                "emotion": ["win", "lose"] * 5,
+                "split": "train",
+            }
+        )
+    )
+    for seed in range(20):
+        left = draw_validation(table, seed=seed, fraction=0.3).query("split == 'train'")
+        assert left["gesture"].nunique() == 5
+
+
 def test_a_given_validation_split_stays() -> None:
     table = make_table()
     table.loc[0, "split"] = "val"

@@ -13,7 +13,7 @@ from planted import QUICK, clips_of, planted_cache, planted_tokens
 from torch import Tensor
 
 from mgcli.cache import FeatureCache
-from mgcli.fuse import TrainConfig, TrainError, train_head
+from mgcli.fuse import FusionHead, HeadConfig, TrainConfig, TrainError, create_head, train_head
 from mgcli.fuse.augment import augment
 from mgcli.fuse.data import Batch
 from mgcli.fuse.head import HeadOutput
@@ -27,6 +27,10 @@ NUM_CLASSES = 3
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def small_head(num_classes: int, without: str = "") -> FusionHead:
+    return create_head("concat", {"video": 4, "pose": 4}, num_classes, HeadConfig(width=8, without=without))
 
 
 def make_batch(lengths: list[list[int]]) -> Batch:
@@ -102,6 +106,18 @@ def test_what_stands_under_a_false_mask_is_never_mixed_in() -> None:
             assert torch.equal(found[0].tokens[name][mask], found[1].tokens[name][mask])
 
 
+def test_a_label_is_not_mixed_where_no_token_was() -> None:
+    batch = make_batch([[4, 1], [4, 1]])
+    batch.labels[:] = torch.tensor([0, 1])
+    batch.mask["video"][0, 2:] = batch.mask["video"][1, :2] = False  # where one is real, the other is not
+    batch.mask["pose"][:] = False
+    for seed in range(20):
+        mixed, targets = augment(batch, NUM_CLASSES, TrainConfig(mixup=1.0), seeded(seed))
+        for clip in range(2):
+            same = torch.equal(mixed.tokens["video"][clip], batch.tokens["video"][clip])
+            assert same == (float(targets[clip].max()) == 1)
+
+
 def test_half_precision_stays_half_precision_when_mixed() -> None:
     batch = make_batch([[3, 2], [3, 2]])
     batch = replace(batch, tokens={name: each.half() for name, each in batch.tokens.items()})
@@ -118,6 +134,14 @@ def test_no_clip_loses_its_last_modality() -> None:
         assert present.any(dim=1).all()
         seen |= {tuple(each) for each in present[[0, 3]].tolist()}
     assert seen == {(True, True), (True, False), (False, True)}
+
+
+def test_a_modality_that_is_not_shown_anyway_is_none_that_a_clip_is_left_with() -> None:
+    batch = make_batch([[3, 2], [0, 2], [3, 0], [3, 2]])
+    config = TrainConfig(modality_dropout=0.5, head=HeadConfig(without="pose"))
+    for seed in range(20):
+        hidden, _ = augment(batch, NUM_CLASSES, config, seeded(seed))
+        assert hidden.mask["video"].any(dim=1).tolist() == [True, False, True, True]
 
 
 @pytest.mark.parametrize("setting", ["mixup", "token_dropout", "modality_dropout"])
@@ -159,7 +183,7 @@ def test_balanced_sampling_draws_every_class_equally_often() -> None:
 )
 def test_class_weights(settings: dict[str, object], expected: list[float]) -> None:
     config = TrainConfig(label_smoothing=0.0, **settings)  # type: ignore[arg-type]
-    loss = Loss.of(torch.tensor([0] * 90 + [1] * 10), 2, config)
+    loss = Loss.of(torch.tensor([0] * 90 + [1] * 10), small_head(2), config)
     targets = torch.eye(2)
     even = [float(loss(HeadOutput(torch.zeros(1, 2)), {}, targets[i : i + 1])) for i in range(2)]
     assert (np.array(even) / np.log(2)).tolist() == pytest.approx(expected, rel=2e-3)
@@ -167,11 +191,55 @@ def test_class_weights(settings: dict[str, object], expected: list[float]) -> No
 
 def test_the_loss_is_that_of_labels_where_nothing_is_mixed() -> None:
     logits, labels = torch.randn(6, NUM_CLASSES, generator=seeded()), torch.tensor([0, 0, 0, 1, 1, 2])
-    loss = Loss.of(labels, NUM_CLASSES, TrainConfig(class_balance="loss"))
+    loss = Loss.of(labels, small_head(NUM_CLASSES), TrainConfig(class_balance="loss"))
     weight = torch.tensor([6 / 9, 6 / 6, 6 / 3])
-    expected = torch.nn.functional.cross_entropy(logits, labels, weight, label_smoothing=0.05, reduction="none").mean()
+    own = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.05, reduction="none")
     targets = torch.nn.functional.one_hot(labels, NUM_CLASSES).float()
-    torch.testing.assert_close(loss(HeadOutput(logits), {}, targets), expected)
+    torch.testing.assert_close(loss(HeadOutput(logits), {}, targets), (weight[labels] * own).mean())
+
+
+@pytest.mark.parametrize("class_balance", ["none", "loss", "effective", "logits"])
+def test_no_balance_teaches_a_rare_class_for_clips_of_a_frequent_one(class_balance: str) -> None:
+    labels = torch.tensor([0] * 1000 + [1] * 100 + [2] * 10)
+    loss = Loss.of(labels, small_head(3), TrainConfig(class_balance=class_balance))  # type: ignore[arg-type]
+    for label in range(3):
+        logits, targets = torch.zeros(1, 3, requires_grad=True), torch.eye(3)[label : label + 1]
+        optimizer = torch.optim.LBFGS([logits], max_iter=200, line_search_fn="strong_wolfe")
+
+        def closure(logits: Tensor = logits, targets: Tensor = targets) -> Tensor:
+            logits.grad = None
+            found = loss(HeadOutput(logits), {}, targets)
+            found.backward()  # type: ignore[no-untyped-call]
+            return found
+
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
+        assert float(logits.softmax(dim=1)[0, label].detach()) > 0.9
+
+
+def test_what_a_head_is_not_shown_it_is_not_asked_about() -> None:
+    batch, labels = make_batch([[2, 2], [1, 1]]), torch.tensor([0, 1])
+    targets, aux = torch.eye(2), {name: torch.tensor([[3.0, 0.0], [3.0, 0.0]]) for name in ("video", "pose")}
+    both, video = (
+        Loss.of(labels, small_head(2, without), TrainConfig(aux_weight=1.0, label_smoothing=0.0))
+        for without in ("", "pose")
+    )
+    joint, one = (
+        float(video(HeadOutput(torch.zeros(2, 2), own), batch.mask, targets)) for own in ({}, {"video": aux["video"]})
+    )
+    assert float(video(HeadOutput(torch.zeros(2, 2), aux), batch.mask, targets)) == one > joint
+    assert float(both(HeadOutput(torch.zeros(2, 2), aux), batch.mask, targets)) == pytest.approx(2 * one - joint)
+
+
+def test_score_average_learns_from_its_own_answers_whatever_their_weight() -> None:
+    batch = make_batch([[3, 2], [3, 2], [2, 2]])
+    head = create_head("score_average", {"video": 4, "pose": 4}, 3, HeadConfig(width=8, num_heads=2))
+    output = head(batch.tokens, batch.mask, batch.time)
+    losses = [
+        Loss.of(batch.labels, head, TrainConfig(aux_weight=each))(output, batch.mask, torch.eye(3)) for each in (0, 1)
+    ]
+    assert losses[0] == losses[1]
+    losses[0].backward()  # type: ignore[no-untyped-call]
+    assert all(float(each.grad.abs().max()) > 0 for each in head.singles.parameters() if each.grad is not None)  # type: ignore[union-attr]
 
 
 def test_balancing_twice_is_refused() -> None:

@@ -29,6 +29,21 @@ def test_temperature_finds_how_much_too_sure_the_head_is() -> None:
     assert fit_temperature(labels, probabilities) == pytest.approx(3.0, rel=0.1)
 
 
+def test_temperature_is_of_the_logits_however_sure_they_are() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(4, size=2000)
+    logits = 30 * (rng.standard_normal((2000, 4)) + 1.5 * np.eye(4)[labels])
+    sure = np.exp(logits - logits.max(axis=1, keepdims=True))
+    sure /= sure.sum(axis=1, keepdims=True)
+    temperature = fit_temperature(labels, sure)
+
+    def loss(divisor: float) -> float:
+        scaled = logits / divisor
+        return float((np.log(np.exp(scaled).sum(axis=1)) - scaled[np.arange(2000), labels]).mean())
+
+    assert loss(temperature) <= min(loss(1.01 * temperature), loss(temperature / 1.01))
+
+
 def test_a_temperature_fitted_on_validation_mends_the_test_clips() -> None:
     labels, probabilities = drawn(2000, 3.0)
     test_labels, test_probabilities = drawn(2000, 3.0, seed=1)

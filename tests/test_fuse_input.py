@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mgcli.fuse.data import ClipTensors, ModalityTokens
+from mgcli.fuse.data import ClipTensors, ModalityTokens, shown_places
 from mgcli.fuse.layers import TokenInput
 from mgcli.fuse.seeds import _statistics
 from mgcli.fuse.token_statistics import TokenStatistics, token_statistics
@@ -28,6 +28,20 @@ def one_token_a_clip(tokens: Tensor) -> ModalityTokens:
         start=torch.arange(len(tokens))[:, None],
         count=torch.ones(len(tokens), 1, dtype=torch.int64),
     )
+
+
+@pytest.mark.parametrize(("dim", "num_tokens"), [(300, 240), (300, 300), (300, 301), (300, 320), (300, 1200)])
+def test_hardly_an_axis_of_pure_noise_stands_out(dim: int, num_tokens: int) -> None:
+    """Also where there are about as many tokens as numbers in one, and the law's density has no bound at 0."""
+    found = statistics_of(torch.randn(num_tokens, dim, generator=torch.Generator().manual_seed(0)))
+    assert int((found.axis_std > found.noise_std).sum()) <= 2
+    assert found.noise_std < 1.05 * float(found.axis_std.max())
+
+
+def test_statistics_of_more_tokens_than_float32_can_count_keep_within_them() -> None:
+    num_tokens = (1 << 24) + 4
+    found = statistics_of(torch.tensor([0.0, 1.0]).repeat(num_tokens // 2)[:, None])
+    assert float(found.std[0]) == pytest.approx(0.5, abs=0.05)
 
 
 @pytest.mark.parametrize(("dim", "num_tokens"), [(4, 8000), (64, 16_000), (256, 2000), (768, 500)])
@@ -96,3 +110,15 @@ def test_a_sum_of_tokens_tells_their_order() -> None:
     tokens, time = torch.randn(1, 8, 4), torch.linspace(0, 1, 8)[None]
     added = [head_input(each, time).sum(dim=1) for each in (tokens, tokens.flip(1))]
     assert (added[0] - added[1]).abs().mean() > 0.1
+
+
+@pytest.mark.parametrize("count", [513, 1200, 100_000])
+def test_a_thinned_clip_shows_its_own_tokens_only(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where chance comes next to 1, which float32 rounds up."""
+    counts = torch.tensor([count, 3])
+    place, shown = shown_places(counts, count, 512, torch.Generator().manual_seed(0))
+    assert bool((place < counts[:, None])[shown].all())
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, 1 - 2**-24))
+    place, shown = shown_places(counts, count, 512, torch.Generator())
+    assert bool((place < counts[:, None])[shown].all())
+    assert place[0].max() == count - 1

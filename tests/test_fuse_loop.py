@@ -24,6 +24,7 @@ from mgcli.fuse.loss import Loss
 from mgcli.fuse.optimise import average_share, learning_rate_share
 from mgcli.fuse.replicas import fit_replicas
 from mgcli.fuse.sampling import epoch_rows
+from mgcli.fuse.watch import Watch
 
 TRAINED = [name for name in HEADS if name not in ("logistic", "constant")]
 TRAIN, VAL = torch.arange(40), torch.arange(40, 100)
@@ -37,7 +38,7 @@ def plain_states(head: FusionHead, clips: ClipTensors, config: TrainConfig) -> l
     labels = clips.labels[TRAIN]
     batch_size, epochs = config.plan(len(TRAIN))
     steps = math.ceil(len(TRAIN) / batch_size)
-    loss_function = Loss.of(labels, head.num_classes, config)
+    loss_function = Loss.of(labels, head, config)
     matrices, vectors = ([each for each in head.parameters() if (each.ndim > 1) is wide] for wide in (True, False))
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
@@ -124,6 +125,17 @@ def test_no_step_waits_for_a_number(name: str, together: bool) -> None:
                 fit_head(one.head, clips, one.train_rows, one.val_rows, one.config, one.generator)
         counted.append(asked.counted)
     assert counted[0] == counted[1] > 0
+
+
+def test_a_slow_rise_is_waited_for_and_standing_still_is_not() -> None:
+    rising, still = (Watch(majority=0.5, patience=5) for _ in range(2))
+    stopped = []
+    for epoch in range(1, 40):
+        row = {"epoch": float(epoch), "train_top1": 1.0}
+        assert not rising.should_stop(row | {"val_score": 0.3 + 0.001 * epoch}, dict)
+        if still.should_stop(row | {"val_score": 0.3 + 0.001 * (epoch % 3)}, dict):
+            stopped.append(epoch)
+    assert stopped[0] == 6
 
 
 class DoubleHead(Concat):

@@ -17,7 +17,7 @@ from mgcli.cache import FeatureCache
 from mgcli.fuse import HEADS, HeadOutput, Run, TrainConfig, TrainError, create_head, make_config
 from mgcli.fuse.ablate import train_cells
 from mgcli.fuse.data import ClipTensors, ModalityTokens
-from mgcli.fuse.device import threads_for
+from mgcli.fuse.device import computing_on
 from mgcli.fuse.grid import make_grid, plan_cells
 from mgcli.fuse.head_baselines import Concat
 from mgcli.fuse.loop import Fitted, Replica, fit_head
@@ -158,7 +158,7 @@ def check_equal(alone: Sequence[Replica], together: Sequence[Replica], clips: Cl
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """As a run has for steps of this size; several cut the sums of one head otherwise than those of many."""
-    with threads_for(torch.device("cpu"), 100):
+    with computing_on(torch.device("cpu"), 100):
         yield
 
 
