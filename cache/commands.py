@@ -139,11 +139,13 @@ def merge(
     from mgcli.cache.store import open_cache
 
     target = open_project_cache(cache)
-    reports = [merge_cache(target, open_cache(other), progress=shown_progress("merge", "part")) for other in others]
+    reports = []
+    for other in [open_cache(each) for each in others]:  # all of them before the first clip is copied
+        reports.append(merge_cache(target, other, progress=shown_progress("merge", "part")))
+        if not as_json:
+            typer.echo(reports[-1].summary())  # at once: another may fail
     if as_json:
         typer.echo(json.dumps([report.to_json() for report in reports]))
-    else:
-        typer.echo("\n".join(report.summary() for report in reports))
     if any(report.conflicts for report in reports):
         raise typer.Exit(EXIT_SOME_FAILED)
 

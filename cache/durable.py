@@ -7,6 +7,7 @@ import errno
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -26,6 +27,16 @@ TEMPORARY_PREFIX = ".tmp-"
 _SYNC_THREADS = 16
 _FLUSH_BYTES = 8 << 20  # the disk begins with so much while the next is written to memory
 _SYNC_FILE_RANGE_WRITE = 2
+_REFUSALS = dict.fromkeys((errno.EACCES, errno.EPERM), "make it readable for this user") | {
+    errno.EMFILE: "allow more open files with: ulimit -n 4096",
+    errno.ENFILE: "end programs that hold many files open",
+    errno.ENOMEM: "make room in memory",
+    **dict.fromkeys((errno.EIO, errno.ESTALE, errno.ETIMEDOUT), "check the disk or the network that it lies on"),
+}
+_NO_SUCH_NAME = {
+    errno.ENAMETOOLONG: "{} has a name that is too long for its disk; choose a shorter one",
+    errno.ELOOP: "{} is, or lies behind, a link that leads back to itself; remove the link",
+}
 
 # Linux only, and not in Python's os; elsewhere the disk begins with the fsync.
 _sync_file_range: Any = getattr(ctypes.CDLL(None), "sync_file_range", None) if os.name == "posix" else None
@@ -135,7 +146,9 @@ def writing(what: Path) -> Iterator[None]:
             raise CacheError(f"no permission to write {what}; make it writable or choose another folder") from error
         if is_remote(what):
             raise _unreachable(what, error) from error
-        if error.errno in (errno.ENOENT, errno.ENOTDIR) and not what.parent.is_dir():
+        if error.errno in _NO_SUCH_NAME:
+            raise CacheError(_NO_SUCH_NAME[error.errno].format(what)) from error
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST) and not what.parent.is_dir():
             raise CacheError(f"cannot write {what}: there is no folder {what.parent}; make it first") from error
         raise
     except CacheError:
@@ -148,10 +161,10 @@ def writing(what: Path) -> Iterator[None]:
 
 @contextmanager
 def reading(what: Path) -> Iterator[None]:
-    """Turn the faults of an object store into errors that say what to do.
+    """Turn the faults of a disk or an object store into errors that say what to do.
 
     Raises:
-        CacheError: the store does not answer, or refuses.
+        CacheError: the disk or the store refuses, the store does not answer, or there can be no such name.
     """
     try:
         yield
@@ -160,7 +173,24 @@ def reading(what: Path) -> Iterator[None]:
     except Exception as error:
         if is_remote(what):
             raise _unreachable(what, error) from error
-        raise
+        if not isinstance(error, OSError):
+            raise
+        if error.errno in _NO_SUCH_NAME:
+            raise CacheError(_NO_SUCH_NAME[error.errno].format(what)) from error
+        refusal = refusal_of(error)
+        if refusal is None:
+            raise
+        raise CacheError(f"cannot read {error.filename or what}: {refusal}, and run the command again") from error
+
+
+def refusal_of(error: Exception) -> str | None:
+    """Why the system refused to read what may well be sound, and what to do; None of any other error."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (found := re.search(r"errno = (\d+)", str(error))):  # HDF5 names it in its text only
+        number = int(found[1])
+    if number is None or number not in _REFUSALS:
+        return None
+    return f"{os.strerror(number)}; {_REFUSALS[number]}"
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -198,7 +228,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CacheError(f"{path} is missing; restore it from a copy of the cache") from None
     except PermissionError:
-        raise CacheError(f"no permission to read {path}") from None
+        raise CacheError(f"no permission to read {path}; make it readable for this user") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CacheError(f"{path} is damaged ({error}); restore it from a copy of the cache") from None
     if not isinstance(content, dict):

@@ -18,12 +18,20 @@ import numpy as np
 
 from mgcli.cache.durable import committed_file
 from mgcli.cache.errors import CacheError
-from mgcli.cache.part import Part, array_checksum, attributes_checksum
+from mgcli.cache.part import (
+    STORED_NUMPY_DTYPES,
+    Part,
+    PartRefusedError,
+    array_checksum,
+    attributes_checksum,
+    unreadable,
+)
 from mgcli.cache.place import is_remote
+from mgcli.cache.spec import FeatureSpec
 
 MISSING, AMBIGUOUS = -1, -2  # instead of an entry's row number
 
-_INDEX_VERSION = 1
+_INDEX_VERSION = 2  # version 1 may hold entries of parts that belong to another feature set
 _SOURCE_FACTOR, _VIEW_FACTOR = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)  # odd: they mix the bits
 _ENTRY_COLUMNS = {
     "part": np.int32,  # position among the parts
@@ -58,18 +66,18 @@ class EntryIndex:
         return EntryIndex((), parts, entries, np.empty(0, np.uint8))
 
     @staticmethod
-    def of_part(part: Part, dim: int, dtype: np.dtype) -> EntryIndex:
+    def of_part(part: Part, spec: FeatureSpec) -> EntryIndex:
         """The entries of one part.
 
         Args:
             part: a committed part.
-            dim: D of the feature set.
-            dtype: its stored type.
+            spec: of the feature set that it lies in.
 
         Raises:
-            CacheError: the part is damaged, or of a newer format.
+            CacheError: the part is damaged, of a newer format, or of another feature set.
             FileNotFoundError: the part is gone.
         """
+        expected = np.dtype(STORED_NUMPY_DTYPES[spec.dtype])
         try:
             attributes = part.attributes
             num_rows = attributes["rows"]
@@ -77,7 +85,11 @@ class EntryIndex:
             damaged = [name for name in arrays if array_checksum(arrays[name]) != attributes["crc32c"][name]]
             if damaged or attributes["checksum"] != attributes_checksum(attributes):
                 raise ValueError(f"{', '.join(damaged) or 'its attributes'} does not match the checksum")
+            expect_fingerprint(part, spec.fingerprint)
             raw = part.raw_tokens()
+            shape, dtype = part.array_shapes()["tokens"] if raw is None else (raw.shape, raw.dtype)
+            if shape != (num_rows, spec.dim) or dtype.newbyteorder("=") != expected:
+                raise ValueError(f"its tokens are {shape} of {dtype}, not {(num_rows, spec.dim)} of {expected}")
             offset = arrays["offset"].astype(np.int64)
             if len(offset) != len(arrays["clip_id"]) + 1 or offset[0] != 0 or offset[-1] != num_rows:
                 raise ValueError("its offsets do not fit its rows")
@@ -89,13 +101,10 @@ class EntryIndex:
         except Exception as error:  # whatever the storage library trips over in a damaged file
             if not part.is_committed(part.path):
                 raise FileNotFoundError(part.path) from error
-            raise CacheError(
-                f"part {part.path} cannot be read ({error}); run mgcli cache verify, delete the parts that it names "
-                "and extract again: only their clips are missing"
-            ) from error
+            raise unreadable(part.path, error) from error
         finally:
             part.forget()
-        is_raw = raw is not None and raw.shape == (num_rows, dim) and raw.dtype == dtype
+        is_raw = raw is not None and raw.dtype == expected
         columns = {
             "part": np.zeros(len(encoded)),
             "start": offset[:-1],
@@ -223,8 +232,22 @@ class EntryIndex:
         return by_hash, self.entries["id_hash"][by_hash]
 
 
-def write_index(index: EntryIndex, path: Path) -> None:
-    """Keep an index in a file."""
+def expect_fingerprint(part: Part, fingerprint: str) -> None:
+    """Refuse a part that was copied here from another feature set: its tokens mean something else.
+
+    Raises:
+        PartRefusedError: it belongs to another fingerprint.
+    """
+    found = part.attributes["fingerprint"]
+    if found != fingerprint:
+        raise PartRefusedError(
+            f"part {part.path} belongs to fingerprint {found}, not to {fingerprint}: move it out of this folder, to "
+            "the feature set of its own; mgcli cache verify names all such parts"
+        )
+
+
+def write_index(index: EntryIndex, path: Path, fingerprint: str) -> None:
+    """Keep the index of a feature set's parts in a file."""
     columns = {**index.parts, **index.entries, "ids": index.ids}
     with committed_file(path) as temporary, h5py.File(temporary, "x", libver=("v110", "v110")) as file:
         for name, column in columns.items():
@@ -233,16 +256,17 @@ def write_index(index: EntryIndex, path: Path) -> None:
         file.create_dataset("names", data=names, track_times=False)
         columns["names"] = names
         file.attrs["version"] = _INDEX_VERSION
+        file.attrs["fingerprint"] = fingerprint
         file.attrs["crc32c"] = json.dumps({name: array_checksum(column) for name, column in columns.items()})
 
 
-def read_index(path: Path) -> EntryIndex | None:
-    """The index that `write_index` kept; None where there is none, or a damaged one, or one of another version."""
+def read_index(path: Path, fingerprint: str) -> EntryIndex | None:
+    """The index that `write_index` kept; None where there is none, a damaged one, or one of another version or set."""
     expected = {"names", "ids", *_PART_COLUMNS, *_ENTRY_COLUMNS}
     try:
         source = io.BytesIO(path.read_bytes()) if is_remote(path) else path
         with h5py.File(source, "r", locking=False) as file:
-            if file.attrs["version"] != _INDEX_VERSION:
+            if file.attrs["version"] != _INDEX_VERSION or file.attrs["fingerprint"] != fingerprint:
                 return None
             checksums = json.loads(file.attrs["crc32c"])
             columns = {name: file[name][:] for name in file}

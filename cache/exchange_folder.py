@@ -77,10 +77,15 @@ class FolderSource(ClipSource):
 
     def _take(self, clip_id: str, name: str) -> None:
         path = self._root / name
+        try:
+            target = path.resolve()
+        except (OSError, RuntimeError):  # RuntimeError: what pathlib says of a loop
+            self.refused[clip_id] = "is a link that leads back to itself"
+            return
         if clip_id in self._files:
             other = self._files[clip_id].relative_to(self._root)
             self.refused[clip_id] = f"has two files: {other} and {name}"
-        elif not path.resolve().is_relative_to(self._root):
+        elif not target.is_relative_to(self._root):
             self.refused[clip_id] = f"is a link that leads out of {self._root}"
         else:
             self._files[clip_id] = path

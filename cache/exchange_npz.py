@@ -22,6 +22,7 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 # numpy parses a header with Python's own tokenizer, and zipfile raises whatever it trips over
 _UNREADABLE = (ValueError, TypeError, SyntaxError, TokenError, OSError, EOFError, RuntimeError, MemoryError)
 _DAMAGED = (*_UNREADABLE, zipfile.BadZipFile, zlib.error, NotImplementedError)
+_LONGEST_NAME = 0xFFFF  # bytes of a name in a zip archive
 _MADE_AT = (1980, 1, 1, 0, 0, 0)  # the same tokens give the same file
 
 
@@ -109,9 +110,18 @@ def read_npy(stream: IO[bytes], num_bytes: int) -> np.ndarray:
 
 
 def write_npz(path: Path, export: Export) -> None:
-    """One archive with an (N, D) array for each clip; bfloat16 tokens are written as float32."""
+    """One archive with an (N, D) array for each clip; bfloat16 tokens are written as float32.
+
+    Raises:
+        CacheError: a clip id that no archive takes.
+    """
     with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
         for clip in export.entries():
+            if len((clip.clip_id + NPY).encode("utf-8")) > _LONGEST_NAME:
+                raise CacheError(
+                    f"clip id {clip.clip_id[:40]!r}... has {len(clip.clip_id)} characters, more than the name of an "
+                    "array in a .npz archive may have; export with --form npy or npz-per-clip"
+                )
             write_member(archive, clip.clip_id, from_stored(clip.tokens, export.spec.dtype))
 
 

@@ -227,8 +227,7 @@ def _named_sources(cache: FeatureCache, features: FeatureSet, table: pd.DataFram
     if column is None:
         return {}
     if table is None or (table[column] == "").all():
-        try:
-            table = cache.read_clips()
-        except CacheError:
+        if not cache.clip_tables():
             return {}
+        table = cache.read_clips()
     return dict(zip(table["clip_id"], features.sources_of(table, view), strict=True))

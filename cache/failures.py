@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -40,6 +41,8 @@ def read_failures(folder: Path) -> pd.DataFrame:
 def write_failures(folder: Path, failures: Sequence[Failure], shard: tuple[int, int] | None = None) -> Path:
     """Replace the list of failed clips: all of it, or what one shard of a run that is split has to say.
 
+    What would stay the same is not written, so that a run with nothing to do asks for no permission to write.
+
     Each shard keeps a file of its own below `failures/`, and `failures.csv` is made of all of them. It needs no lock:
     whoever wrote it looks once more, and writes again if a shard has said something else meanwhile. So the last one to
     write has seen all. Files of a run that was split otherwise, or of shards before a run of the whole, are removed.
@@ -54,7 +57,8 @@ def write_failures(folder: Path, failures: Sequence[Failure], shard: tuple[int, 
     content = _csv(pd.DataFrame([astuple(failure) for failure in failures], columns=_COLUMNS))
     with writing(file):
         if shard is None:
-            remove_tree(shares)
+            if children(shares):
+                remove_tree(shares)
             _replace(file, content)
             return file
         make_folder(shares)
@@ -88,6 +92,9 @@ def _there(shares: Path, count: int) -> list[int]:
 
 
 def _replace(file: Path, content: bytes) -> None:
+    with suppress(FileNotFoundError):
+        if file.read_bytes() == content:
+            return
     with committed_file(file) as temporary:
         temporary.write_bytes(content)
 
@@ -97,4 +104,9 @@ def _csv(table: pd.DataFrame) -> bytes:
 
 
 def _parse(content: bytes) -> pd.DataFrame:
-    return pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
+    """The table in a file of failures; empty where it is damaged: the next run says it all again."""
+    try:
+        table = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
+    except ValueError:  # what pandas says of an empty file, of other bytes than text, and of lines that do not fit
+        table = pd.DataFrame()
+    return table if list(table) == _COLUMNS else pd.DataFrame(columns=_COLUMNS)

@@ -17,7 +17,7 @@ from mgcli.cache.entries import MISSING, EntryIndex, read_index, write_index
 from mgcli.cache.entry_count import EntryCount
 from mgcli.cache.errors import CacheError
 from mgcli.cache.failures import Failure, read_failures, write_failures
-from mgcli.cache.part import STORED_NUMPY_DTYPES, Part, open_part, part_class
+from mgcli.cache.part import Part, open_part, part_class
 from mgcli.cache.place import children, is_remote
 from mgcli.cache.reader import EntryReader
 from mgcli.cache.selection import ClipSelection
@@ -281,19 +281,18 @@ class FeatureSet:
     def _bring_up_to_date(self, parts: Sequence[Part]) -> EntryIndex:
         """The index of these parts: what is known of them, and what the new ones say."""
         names = [part.name for part in parts]
-        dtype = np.dtype(STORED_NUMPY_DTYPES[self.spec.dtype])
-        kept = self._index or read_index(self.path / INDEX_FILE) or EntryIndex.empty()
+        kept = self._index or read_index(self.path / INDEX_FILE, self.spec.fingerprint) or EntryIndex.empty()
         there = set(names)
         index = kept.of_names(name for name in kept.names if name in there)
         unknown = there - set(index.names)
         unread = [part for part in parts if part.name in unknown]
         if is_remote(self.path):
             with ThreadPoolExecutor(_REMOTE_THREADS) as pool:
-                new = list(pool.map(lambda part: EntryIndex.of_part(part, self.spec.dim, dtype), unread))
+                new = list(pool.map(lambda part: EntryIndex.of_part(part, self.spec), unread))
         else:
-            new = [EntryIndex.of_part(part, self.spec.dim, dtype) for part in unread]
+            new = [EntryIndex.of_part(part, self.spec) for part in unread]
         index = index.joined(new)
         if len(new) + len(kept.names) - len(there & set(kept.names)) >= _INDEX_FROM_PARTS:
             with suppress(OSError):  # read-only or full: the index only saves time
-                write_index(index, self.path / INDEX_FILE)
+                write_index(index, self.path / INDEX_FILE, self.spec.fingerprint)
         return index

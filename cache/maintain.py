@@ -17,11 +17,12 @@ from mgcli.cache.errors import CacheError
 from mgcli.cache.failures import SHARES_FOLDER
 from mgcli.cache.feature_set import SPEC_FILE, FeatureSet
 from mgcli.cache.part import open_part, pack_clips, part_class, part_name, part_number
-from mgcli.cache.place import children, is_file, is_remote, remove_tree, tree_state
-from mgcli.cache.store import CLIPS_FOLDER, FeatureCache
+from mgcli.cache.place import children, is_file, is_remote, remove_tree, tree_state, upload
+from mgcli.cache.store import CLIPS_FOLDER, REMOVED_FILE, FeatureCache
 from mgcli.cache.stored_entries import companion_kinds, plan_lots, read_lot
 
 PART_BYTES = 256 << 20  # of a compacted part
+_FEWEST_DIGITS = 4  # of a fingerprint, to delete its feature set
 GARBAGE_AGE_S = 24 * 3600.0  # a writer that has been silent for so long is dead
 
 
@@ -152,13 +153,14 @@ def collect_garbage(cache: FeatureCache, *, age_s: float = GARBAGE_AGE_S, dry_ru
 def _leftovers(cache: FeatureCache) -> list[Path]:
     """Temporary files, and parts and feature sets without what commits them."""
     found = []
+    lost = cache.folders_without_spec()  # verify names them
     for path in children(cache.path):
         if path.name.startswith(TEMPORARY_PREFIX):
             found.append(path)
         elif path.name == CLIPS_FOLDER:
             found += [each for each in children(path) if each.name.startswith(TEMPORARY_PREFIX)]
         elif "--" in path.name and (is_remote(path) or path.is_dir()):
-            if not is_file(path / SPEC_FILE):
+            if not is_file(path / SPEC_FILE) and path not in lost:
                 found.append(path)
                 continue
             for folder in (path, path / SHARES_FOLDER):
@@ -176,12 +178,19 @@ def remove_feature_set(cache: FeatureCache, name: str) -> Path:
     It stops being a feature set at once, so that a kill half-way leaves no half set behind, only work for `gc`.
 
     Raises:
-        CacheError: none or several fit the name.
+        CacheError: none or several fit the name, or it is too short to delete by.
     """
     folder = cache.set_folder(name)
+    if name != folder.name and len(name) < _FEWEST_DIGITS:
+        raise CacheError(
+            f"{name!r} is short for a name to delete by; give {_FEWEST_DIGITS} digits of the fingerprint or more, "
+            f"or the folder's name: {folder.name}"
+        )
     with writing(folder):
         if is_remote(folder):
+            upload({REMOVED_FILE: b"by mgcli cache rm\n"}, folder)
             remove_tree(folder / SPEC_FILE)
+            remove_tree(folder / "parts")
             remove_tree(folder)
         else:
             doomed = folder.rename(cache.path / f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}-{folder.name}")

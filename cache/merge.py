@@ -12,7 +12,7 @@ from mgcli.cache.entry_count import EntryCount
 from mgcli.cache.errors import CacheError
 from mgcli.cache.feature_set import FeatureSet
 from mgcli.cache.place import modified_ns
-from mgcli.cache.store import FeatureCache
+from mgcli.cache.store import FeatureCache, clip_table_content
 from mgcli.cache.stored_entries import plan_lots, read_lot
 from mgcli.cache.views import adopt_views
 
@@ -65,10 +65,11 @@ def merge_cache(
         progress: wraps the list of lots of one feature set, to show how far it is.
 
     Raises:
-        CacheError: damaged tokens in `other`, or no space: what was copied before is committed.
+        CacheError: damaged tokens or tables in `other`, or no space: what was copied before is committed.
     """
     if cache.path.resolve() == other.path.resolve():
         raise CacheError(f"{other.path} is the cache itself; name another to merge into it")
+    tables = [(table, clip_table_content(table)) for table in sorted(other.clip_tables(), key=modified_ns)]
     copied: dict[str, EntryCount] = {}
     skipped: list[tuple[str, int]] = []  # clip id, view
     conflicts: list[tuple[str, str, int]] = []
@@ -89,7 +90,9 @@ def merge_cache(
         copied[theirs.name] = EntryCount.of(keys[i] for i in np.flatnonzero(here < 0).tolist())
         if not adopt_views(ours, theirs.view_recipe):
             other_views.append(theirs.name)
-    return MergeReport(copied, EntryCount.of(skipped), conflicts, _copy_clip_tables(cache, other), other_views)
+    # with their age: the newest of both caches is the newest here
+    new_tables = sum(cache.keep_clip_table(table.name, content, modified_ns(table)) for table, content in tables)
+    return MergeReport(copied, EntryCount.of(skipped), conflicts, new_tables, other_views)
 
 
 def _compare(ours: FeatureSet, theirs: FeatureSet) -> tuple[np.ndarray, list[tuple[str, int]], np.ndarray]:
@@ -104,11 +107,3 @@ def _compare(ours: FeatureSet, theirs: FeatureSet) -> tuple[np.ndarray, list[tup
         wanted = source[rows].tolist()
         here[rows] = ours.reader.index.find([clip_ids[i] for i in rows.tolist()], wanted, each)
     return entries, list(zip(clip_ids, view.tolist(), strict=True)), here
-
-
-def _copy_clip_tables(cache: FeatureCache, other: FeatureCache) -> int:
-    """Copy tables that are not here, with their age: the newest of both caches is the newest here."""
-    copied = 0
-    for table in sorted(other.clip_tables(), key=modified_ns):
-        copied += cache.keep_clip_table(table.name, table.read_bytes(), modified_ns(table))
-    return copied

@@ -34,6 +34,7 @@ from typing import Any, ClassVar, NamedTuple
 import google_crc32c
 import numpy as np
 
+from mgcli.cache.durable import refusal_of
 from mgcli.cache.errors import CacheError, NonFiniteTokensError
 from mgcli.cache.spec import FORMAT_VERSION
 
@@ -52,6 +53,10 @@ ARRAY_DTYPES = {  # of the arrays that every part has, beside the strings of `cl
 STORED_NUMPY_DTYPES = {"float16": np.float16, "float32": np.float32, "bfloat16": np.uint16}
 _BITS = np.dtype(np.uint16)
 _INFINITY_BITS = {"float16": 0x7C00, "bfloat16": 0x7F80}  # without the sign; NaN lies above
+
+
+class PartRefusedError(CacheError):
+    """A part that may be sound, and must not be deleted: it may not be read, is newer, or of another feature set."""
 
 
 class ClipTokens(NamedTuple):
@@ -147,12 +152,12 @@ class Part(ABC):
         """The attributes, once their format version is known to be one that this package reads.
 
         Raises:
-            CacheError: the part was written by a newer format.
+            PartRefusedError: the part was written by a newer format.
         """
         attributes = self.read_attributes()
         version = attributes.get("format_version")
         if version != FORMAT_VERSION:
-            raise CacheError(
+            raise PartRefusedError(
                 f"part {self.path} has format version {version}; this mgcli reads version {FORMAT_VERSION}. "
                 "Upgrade with: pip install -U mgcli"
             )
@@ -184,6 +189,17 @@ def open_part(path: Path) -> Part | None:
         return None
     cls = part_class(format)
     return cls(path) if cls.is_committed(path) else None
+
+
+def unreadable(path: Path, error: Exception) -> CacheError:
+    """What to say of a committed part that gave an error: that it is damaged, unless the system refused to read it."""
+    refusal = refusal_of(error)
+    if refusal is not None:
+        return PartRefusedError(f"part {path} may be sound, but cannot be read: {refusal}, and run the command again")
+    return CacheError(
+        f"part {path} cannot be read ({error}); run mgcli cache verify, delete the parts that it names and extract "
+        "again: only their clips are missing"
+    )
 
 
 def pack_clips(

@@ -14,7 +14,7 @@ import numpy as np
 from mgcli.cache.address_space import AddressSpace
 from mgcli.cache.entries import EntryIndex
 from mgcli.cache.errors import CacheError, MgcliError
-from mgcli.cache.part import STORED_NUMPY_DTYPES, Part, from_stored
+from mgcli.cache.part import STORED_NUMPY_DTYPES, Part, array_checksum, from_stored, unreadable
 from mgcli.cache.place import is_remote
 from mgcli.cache.spec import FeatureSpec
 
@@ -136,10 +136,18 @@ class EntryReader:
         return from_stored(stored, self.spec.dtype)
 
     def _read_column(self, part: int, name: str) -> np.ndarray:
+        each = self.parts[part]
         try:
-            return self.parts[part].read_arrays([name])[name]
+            column = each.read_arrays([name])[name]
+            sound = array_checksum(column) == each.attributes["crc32c"][name]
         finally:
-            self.parts[part].forget()
+            each.forget()
+        if not sound:
+            raise CacheError(
+                f"part {each.path}: its array {name} does not match its checksum; run mgcli cache verify, and delete "
+                "the parts that it names"
+            )
+        return column
 
     @contextmanager
     def _expecting(self, part: int) -> Iterator[None]:
@@ -151,9 +159,7 @@ class EntryReader:
         except Exception as error:  # whatever the storage library trips over in a damaged file
             if not self.parts[part].is_committed(path):
                 raise PartGoneError(f"{path} is gone: another process removed it; run the command again") from error
-            raise CacheError(
-                f"part {path} cannot be read ({error}); run mgcli cache verify, and delete the parts that it names"
-            ) from error
+            raise unreadable(path, error) from error
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -20,7 +20,7 @@ import pandas as pd
 
 from mgcli.cache.clips import check_clip_table, clip_table_csv
 from mgcli.cache.place import modified_ns
-from mgcli.cache.store import FeatureCache
+from mgcli.cache.store import FeatureCache, clip_table_content
 
 _ABSOLUTE = re.compile(r"(?:/|~|\\\\|[A-Za-z]:[\\/]|file:)")
 _SEPARATORS = re.compile(r"[\\/]+")
@@ -46,7 +46,7 @@ def tables_to_share(cache: FeatureCache, clip_ids: Collection[str] | None) -> li
     shared: dict[str, SharedTable] = {}
     files = sorted(cache.clip_tables(), key=modified_ns)
     for file in files:
-        table = parse_clip_table(file.read_bytes(), str(file))
+        table = parse_clip_table(clip_table_content(file), str(file))
         if clip_ids is not None:
             table = table[table["clip_id"].isin(list(clip_ids))]
         if len(table):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 from importlib.metadata import version
@@ -15,12 +16,13 @@ from mgcli.cache.clips import SOURCE_COLUMNS, check_clip_table, clip_table_csv
 from mgcli.cache.durable import TEMPORARY_PREFIX, committed_file, read_json, reading, write_json, writing
 from mgcli.cache.errors import CacheError
 from mgcli.cache.feature_set import SPEC_FILE, FeatureSet
-from mgcli.cache.part import PART_FORMATS
-from mgcli.cache.place import as_place, children, is_file, is_remote, make_folder, modified_ns
+from mgcli.cache.part import PART_FORMATS, open_part
+from mgcli.cache.place import as_place, children, is_file, is_remote, make_folder, modified_ns, remove_tree
 from mgcli.cache.spec import FORMAT_VERSION, FeatureSpec
 
 CACHE_FILE = "mgcache.json"
 CLIPS_FOLDER = "clips"
+REMOVED_FILE = "removed"  # in a set's folder in an object store: what is left of it is no loss
 
 
 def open_cache(path: str | Path, *, create: bool = False, format: str = "hdf5") -> FeatureCache:
@@ -37,10 +39,12 @@ def open_cache(path: str | Path, *, create: bool = False, format: str = "hdf5") 
     path = as_place(path)
     if format not in PART_FORMATS:
         raise CacheError(f"unknown cache format {format!r}; known: {', '.join(PART_FORMATS)}")
-    if not is_remote(path) and path.exists() and not path.is_dir():
-        raise CacheError(f"the cache path {path} is a file; choose a folder with --cache DIR")
     marker = path / CACHE_FILE
     with reading(path):
+        if not is_remote(path) and path.exists() and not path.is_dir():
+            raise CacheError(f"the cache path {path} is a file; choose a folder with --cache DIR")
+        if not is_remote(path) and path.is_symlink() and not path.exists():
+            raise CacheError(f"the cache path {path} is a link that leads to no folder; mend or remove the link")
         found = is_file(marker)
     if not found:
         if not create:
@@ -50,7 +54,8 @@ def open_cache(path: str | Path, *, create: bool = False, format: str = "hdf5") 
             )
         if is_remote(path) and format != "zarr":
             raise CacheError(f"an object store holds parts in zarr: give --format zarr for {path}")
-        others = [each for each in children(path) if not each.name.startswith(TEMPORARY_PREFIX)]
+        with reading(path):
+            others = [each for each in children(path) if not each.name.startswith(TEMPORARY_PREFIX)]
         if others and not is_file(marker):  # else another process has just made the cache
             raise CacheError(f"{path} holds other files and no {CACHE_FILE}; choose an empty folder with --cache DIR")
         with writing(path):
@@ -87,8 +92,21 @@ class FeatureCache:
     def set_folders(self) -> list[Path]:
         """The folders of all feature sets, in name order."""
         with reading(self.path):
-            folders = [each for each in children(self.path) if "--" in each.name and not each.name.startswith(".")]
-            return [folder for folder in folders if is_file(folder / SPEC_FILE)]
+            return [folder for folder in self._folders_named_as_sets() if is_file(folder / SPEC_FILE)]
+
+    def folders_without_spec(self) -> list[Path]:
+        """Folders that hold committed parts, but lost the file that makes them feature sets; in name order."""
+        with reading(self.path):
+            return [
+                folder
+                for folder in self._folders_named_as_sets()
+                if not is_file(folder / SPEC_FILE)
+                and not is_file(folder / REMOVED_FILE)
+                and any(open_part(path) is not None for path in children(folder / "parts"))
+            ]
+
+    def _folders_named_as_sets(self) -> list[Path]:
+        return [each for each in children(self.path) if "--" in each.name and not each.name.startswith(".")]
 
     def feature_set(self, modality: str, selector: str | None = None) -> FeatureSet:
         """The one feature set of a modality.
@@ -124,9 +142,12 @@ class FeatureCache:
         """The folder of the one feature set with this folder name, or a fingerprint that starts so.
 
         Raises:
-            CacheError: none or several fit the name.
+            CacheError: none or several fit the name, or it is empty.
         """
         folders = self.set_folders()
+        if not name:
+            there = ", ".join(folder.name for folder in folders) or "none"
+            raise CacheError(f"the name of a feature set is empty; name one of: {there}")
         fitting = [f for f in folders if f.name == name or f.name.rsplit("--", 1)[-1].startswith(name)]
         if len(fitting) != 1:
             there = ", ".join(sorted(folder.name for folder in fitting or folders)) or "none"
@@ -157,6 +178,7 @@ class FeatureCache:
             }
             with writing(path):
                 make_folder(path / "parts")
+                remove_tree(path / REMOVED_FILE)
                 write_json(path / SPEC_FILE, content)
         return FeatureSet.open(path, self.format)
 
@@ -177,7 +199,10 @@ class FeatureCache:
         path = self.path / CLIPS_FOLDER / f"{protocol}--{hashlib.sha256(content).hexdigest()[:8]}.csv"
         with writing(path):
             make_folder(path.parent)
-            if is_file(path) and not is_remote(path):
+            here = is_file(path) and path.read_bytes() == content
+            if here and path == self._newest_clips(None):
+                return path  # a run with nothing to do asks for no permission to write
+            if here and not is_remote(path):
                 os.utime(path)
             else:
                 with committed_file(path) as temporary:
@@ -230,5 +255,22 @@ class FeatureCache:
             ]
 
 
+def clip_table_content(path: Path) -> bytes:
+    """The bytes of a clip table that a cache keeps.
+
+    Raises:
+        CacheError: they are not those whose hash its name bears.
+    """
+    with reading(path):
+        content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest()[:8] != path.stem.rsplit("--", 1)[-1]:
+        raise CacheError(
+            f"{path} does not hold what its name says: it is damaged, or was edited. Restore it from a copy; or remove "
+            "it, and run mgcli extract or mgcli cache import again, which writes it anew"
+        )
+    return content
+
+
 def _read_stored_clips(path: Path) -> pd.DataFrame:
-    return check_clip_table(pd.read_csv(path, dtype=str, keep_default_na=False), str(path))
+    table = pd.read_csv(io.BytesIO(clip_table_content(path)), dtype=str, keep_default_na=False)
+    return check_clip_table(table, str(path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,14 +13,24 @@ from typing import Any
 import numpy as np
 
 from mgcli.cache.durable import checked_json
-from mgcli.cache.entries import EntryIndex
+from mgcli.cache.entries import EntryIndex, expect_fingerprint
 from mgcli.cache.entry_count import EntryCount
 from mgcli.cache.errors import CacheError
 from mgcli.cache.feature_set import SPEC_FILE, FeatureSet
 from mgcli.cache.interrupt import WorkerPool
-from mgcli.cache.part import ARRAY_DTYPES, STORED_NUMPY_DTYPES, Part, array_checksum, attributes_checksum, open_part
+from mgcli.cache.part import (
+    ARRAY_DTYPES,
+    STORED_NUMPY_DTYPES,
+    Part,
+    PartRefusedError,
+    array_checksum,
+    attributes_checksum,
+    open_part,
+    unreadable,
+)
 from mgcli.cache.place import is_remote
-from mgcli.cache.store import CACHE_FILE, FeatureCache
+from mgcli.cache.spec import FeatureSpec
+from mgcli.cache.store import CACHE_FILE, FeatureCache, clip_table_content
 
 _PARALLEL_FROM_BYTES = 1 << 30  # below it, starting processes takes longer than checking
 _READ_ROWS_BYTES = 16 << 20  # of tokens that are not mapped, read at once
@@ -34,6 +43,7 @@ class Problem:
     part: str
     clip_id: str  # empty where the fault is not one clip's
     problem: str
+    damaged: bool = True  # False: `problem` says what to do, and nothing is to be deleted
 
     def to_json(self) -> dict[str, str]:
         """The problem as a JSON object."""
@@ -62,9 +72,10 @@ class VerifyReport:
         lines = [f"ok: {counted}" if self.ok else f"NOT OK: {len(self.problems)} problem(s); {counted}"]
         for kind, problems in (("problem", self.problems), ("duplicate (harmless)", self.duplicates)):
             lines += [f"  {kind}: {' '.join(filter(None, (p.part, p.clip_id, p.problem)))}" for p in problems]
-        if not self.ok:
-            lines.append("  keep a copy, delete the parts named above, and extract again: only their clips are missing")
-        elif self.duplicates:
+        if any(problem.damaged for problem in self.problems):
+            named = "parts named above" if all(problem.damaged for problem in self.problems) else "damaged parts"
+            lines.append(f"  keep a copy, delete the {named}, and extract again: only their clips are missing")
+        elif self.ok and self.duplicates:
             lines.append("  the first part in name order wins; remove the others with: mgcli cache compact")
         return "\n".join(lines)
 
@@ -86,6 +97,7 @@ class _Checked:
 
     problems: list[tuple[str, str]]  # (clip id, problem)
     index: EntryIndex | None
+    damaged: bool = True  # where it has problems: False if it may be sound
 
 
 _GONE = _Checked([], None)  # compacted by another process since it was listed
@@ -117,7 +129,7 @@ def verify_cache(
             checked_json(folder / SPEC_FILE)
             features = FeatureSet.open(folder, cache.format)
         except CacheError as error:
-            problems.append(Problem(folder.name, "", str(error)))
+            problems.append(Problem(folder.name, "", str(error), damaged=False))
             continue
         parts = features.parts()
         num_parts += len(parts)
@@ -125,7 +137,7 @@ def verify_cache(
         indices = []
         for part, checked in zip(progress(parts), _check_parts(features, parts, fast, jobs), strict=True):
             name = f"{folder.name}/{part.name}"
-            problems += [Problem(name, clip_id, text) for clip_id, text in checked.problems]
+            problems += [Problem(name, clip_id, text, checked.damaged) for clip_id, text in checked.problems]
             if checked.index is not None:
                 indices.append(checked.index)
         whole = whole.joined(indices)
@@ -137,21 +149,24 @@ def verify_cache(
 
 
 def _cache_files_problems(cache: FeatureCache) -> list[Problem]:
-    """Faults of `mgcache.json` and of the clip tables, whose names bear the hash of what they hold."""
-    problems = []
+    """Faults of `mgcache.json`, of the clip tables, and of feature sets without the file that makes them one."""
+    lost = "has parts but no spec.json: restore it from a copy, or extract again with the same settings"
+    problems = [Problem(folder.name, "", lost, damaged=False) for folder in cache.folders_without_spec()]
     try:
         checked_json(cache.path / CACHE_FILE)
     except CacheError as error:
-        problems.append(Problem(CACHE_FILE, "", str(error)))
+        problems.append(Problem(CACHE_FILE, "", str(error), damaged=False))
     for path in cache.clip_tables():
-        if hashlib.sha256(path.read_bytes()).hexdigest()[:8] != path.stem.rsplit("--", 1)[-1]:
-            problems.append(Problem(f"clips/{path.name}", "", "does not hold what its name says; remove it"))
+        try:
+            clip_table_content(path)
+        except CacheError as error:
+            problems.append(Problem(f"clips/{path.name}", "", str(error), damaged=False))
     return problems
 
 
 def _check_parts(features: FeatureSet, parts: Sequence[Part], fast: bool, jobs: int | None) -> Iterator[_Checked]:
-    paths, spec = [part.path for part in parts], features.spec
-    arguments = (repeat(spec.fingerprint), repeat(spec.dtype), repeat(spec.dim), repeat(fast))
+    paths = [part.path for part in parts]
+    arguments = (repeat(features.spec), repeat(fast))
     if jobs is None:
         much = not fast and sum(part.num_bytes for part in parts) >= _PARALLEL_FROM_BYTES
         jobs = min(len(parts), os.cpu_count() or 1) if much else 1
@@ -162,34 +177,38 @@ def _check_parts(features: FeatureSet, parts: Sequence[Part], fast: bool, jobs: 
         yield from pool.map(_check_part, paths, *arguments)
 
 
-def _check_part(path: Path, fingerprint: str, dtype: str, dim: int, fast: bool) -> _Checked:
+def _check_part(path: Path, spec: FeatureSpec, fast: bool) -> _Checked:
     part = open_part(path)
     if part is None:
         return _GONE
     try:
-        problems = list(_part_problems(part, fingerprint, dtype, dim, fast))
-        index = None if problems else EntryIndex.of_part(part, dim, np.dtype(STORED_NUMPY_DTYPES[dtype]))
-        return _Checked(problems, index)
+        problems = list(_part_problems(part, spec, fast))
+        return _Checked(problems, None if problems else EntryIndex.of_part(part, spec))
+    except PartRefusedError as error:
+        return _Checked([("", str(error))], None, damaged=False)
     except Exception as error:  # whatever the storage library trips over is what verify is for
-        return _Checked([("", f"cannot be read: {error}")], None) if part.is_committed(path) else _GONE
+        if not part.is_committed(path):
+            return _GONE
+        said = unreadable(path, error)
+        if isinstance(said, PartRefusedError):
+            return _Checked([("", str(said))], None, damaged=False)
+        return _Checked([("", f"cannot be read: {error}")], None)
 
 
-def _part_problems(part: Part, fingerprint: str, dtype: str, dim: int, fast: bool) -> Iterator[tuple[str, str]]:
+def _part_problems(part: Part, spec: FeatureSpec, fast: bool) -> Iterator[tuple[str, str]]:
     """(clip id, problem) for each fault; the first faults of the structure hide those that follow from them."""
     attributes = part.attributes
     if attributes.get("checksum") != attributes_checksum(attributes):
         yield "", "the attributes do not match their checksum"
         return
-    if attributes["fingerprint"] != fingerprint:
-        yield "", f"belongs to fingerprint {attributes['fingerprint']}, not to {fingerprint}"
-        return
+    expect_fingerprint(part, spec.fingerprint)
     if part.shown_attributes() != attributes:
         yield "", "the attributes that other programs see are not those of the part"
         return
     num_clips, num_rows = attributes["clips"], attributes["rows"]
     shapes = part.array_shapes()
-    if shapes.get("tokens") != ((num_rows, dim), np.dtype(STORED_NUMPY_DTYPES[dtype])):
-        yield "", f"tokens are {shapes.get('tokens')}, expected ({num_rows}, {dim}) of {dtype}"
+    if shapes.get("tokens") != ((num_rows, spec.dim), np.dtype(STORED_NUMPY_DTYPES[spec.dtype])):
+        yield "", f"tokens are {shapes.get('tokens')}, expected ({num_rows}, {spec.dim}) of {spec.dtype}"
         return
     if set(shapes) != {"tokens", *attributes["crc32c"]}:
         yield "", f"holds the arrays {sorted(shapes)}, expected {sorted(attributes['crc32c'])} and tokens"

@@ -52,6 +52,9 @@ def check_gpu() -> Check:
     if torch.cuda.is_available():
         gpus = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
         found = ", ".join(f"{gpu.name} ({gpu.total_memory / 1e9:.0f} GB)" for gpu in gpus)
+        if slow := slow_convolutions(torch.__version__, torch.backends.cudnn.version()):
+            do = "pip install 'torch>=2.10' torchvision, or a cuDNN of 9.15 or later with torch 2.9.1"
+            return Check(name="GPU", state="warning", found=f"{found}; {slow}", do=do)
         return Check(name="GPU", state="ok", found=found)
     if not _NVIDIA.exists():
         return Check(name="GPU", state="ok", found="none that torch can use; the processor computes")
@@ -65,6 +68,14 @@ def check_gpu() -> Check:
         found=f"an NVIDIA driver is here, but torch ({built}) sees no GPU",
         do="install the torch that fits the driver (nvidia-smi shows its CUDA version): https://pytorch.org",
     )
+
+
+def slow_convolutions(torch_version: str, cudnn: int | None) -> str:
+    """What torch 2.9 does to MViTv2-S in bfloat16 with an older cuDNN (pytorch issue 166643); empty for others."""
+    release = torch_version.split("+")[0]
+    if not release.startswith("2.9.") or (release != "2.9.0" and (cudnn or 0) >= 91500):
+        return ""
+    return f"torch {release} convolves clips in bfloat16 without cuDNN here, many times slower and in far more memory"
 
 
 def check_precision() -> Check:

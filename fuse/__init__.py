@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mgcli.fuse.compare import compare_heads, describe_heads
     from mgcli.fuse.ensemble import Ensemble, EnsembleError, make_ensemble
     from mgcli.fuse.folds import FoldError
-    from mgcli.fuse.grid import GridError, settings_of
+    from mgcli.fuse.grid_file import GridError, settings_of
     from mgcli.fuse.head import FusionHead, HeadConfig, HeadError, HeadOutput, create_head
     from mgcli.fuse.names import HEADS
     from mgcli.fuse.paired import compare_runs
@@ -92,7 +92,7 @@ __getattr__ = lazy_names(
         "compare": "compare_heads describe_heads",
         "ensemble": "Ensemble EnsembleError make_ensemble",
         "folds": "FoldError",
-        "grid": "GridError settings_of",
+        "grid_file": "GridError settings_of",
         "head": "FusionHead HeadConfig HeadError HeadOutput create_head",
         "names": "HEADS",
         "paired": "compare_runs",

@@ -23,7 +23,7 @@ import pandas as pd
 from mgcli.cache import ENGINES, FeatureCache, Progress, StoppedError, shielded_children
 from mgcli.fuse.cells import Work, make_claims, train_unclaimed
 from mgcli.fuse.grid import Cell, groups
-from mgcli.fuse.plan import is_done, num_workers
+from mgcli.fuse.plan import blocked, is_done, num_workers
 from mgcli.fuse.seeds import check_replicas
 from mgcli.fuse.settings import TrainError
 
@@ -74,9 +74,9 @@ def train_cells(
     if engine not in (None, *ENGINES):
         raise TrainError(f"unknown engine {engine!r}; known: {', '.join(ENGINES)}")
     make_claims(runs)
-    todo = [cell for cell in cells if not is_done(runs, cell)]
+    failed = {cell.name: why for cell in cells if (why := blocked(runs, cell))}
+    todo = [cell for cell in cells if not is_done(runs, cell) and cell.name not in failed]
     work = Work(cache.path, task, table, runs, tuple(notes), replicas)
-    failed: dict[str, str] = {}
     with suppress(KeyboardInterrupt), Progress(f"{task}: grid", len(todo), unit="run") as bar:
 
         def tell(cell: Cell, fault: str) -> None:

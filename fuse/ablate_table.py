@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mgcli.cache import align_columns, committed_file, writing
+from mgcli.cache import MgcliError, align_columns, committed_file, writing
 from mgcli.fuse.calibration import log_loss
 from mgcli.fuse.grid import Cell
 from mgcli.fuse.metrics import over_seeds, scores, subject_intervals
@@ -18,6 +18,8 @@ from mgcli.fuse.paired import PairedTest, compare_paired, p_text
 from mgcli.fuse.run import Run, group_rows
 from mgcli.fuse.score_table import ScoreTable, joined, run_scores
 from mgcli.fuse.task import TASKS
+
+_Read = tuple[Cell, Run, ScoreTable]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,7 @@ class AblationTable:
     rows: list[Row]  # best validation score first
     tests: dict[str, PairedTest]  # name of a row -> the first row against it
     tested_on: str  # test, or val where there are no test clips
+    damaged: dict[str, str]  # cells whose run folder cannot be read -> why
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain JSON values."""
@@ -203,16 +206,23 @@ def ablation_table(
         runs: where it is.
         paired: test the first row against the others.
 
-    Raises:
-        RunError: a run folder is damaged.
+    Returns:
+        Rows of what can be read; of a row whose runs are all damaged nothing but why, in `damaged`.
     """
     folds: dict[int, int] = {}
     for cell in planned:
         folds[cell.row] = folds.get(cell.row, 0) + 1
-    of_row: dict[int, list[Cell]] = {}
-    for cell in done:
-        of_row.setdefault(cell.row, []).append(cell)
-    rows = [_row(task, cells, folds[row], runs) for row, cells in of_row.items()]
+    of_row: dict[int, list[_Read]] = {}
+    damaged: dict[str, str] = {}
+    for cell in sorted(done, key=lambda cell: cell.config.fold):
+        try:
+            run = Run.load(runs / cell.name)
+            read = cell, run, run_scores(run)
+        except MgcliError as error:
+            damaged[cell.name] = f"{error}; to have it trained, delete {runs / cell.name} and run the command again"
+        else:
+            of_row.setdefault(cell.row, []).append(read)
+    rows = [_row(task, each, folds[row]) for row, each in of_row.items()]
     rows.sort(key=lambda row: (not row.complete, [-value for value in _validation(row, task)], row.name))
     complete = [row for row in rows if row.complete]
     split = "test" if all(len(row.scores["test"]) for row in complete) else "val"
@@ -221,7 +231,7 @@ def ablation_table(
         first, *others = complete
         found = compare_paired(first.scores[split], {row.name: row.scores[split] for row in others})
         tests = {test.against: test for test in found}
-    return AblationTable(task=task, rows=rows, tests=tests, tested_on=split)
+    return AblationTable(task=task, rows=rows, tests=tests, tested_on=split, damaged=damaged)
 
 
 def _validation(row: Row, task: str) -> list[float]:
@@ -231,9 +241,9 @@ def _validation(row: Row, task: str) -> list[float]:
     return [*shown, -float(np.mean([log_loss(val.labels, each) for each in val.probabilities]))]
 
 
-def _row(task: str, cells: Sequence[Cell], folds: int, runs: Path) -> Row:
-    found = [Run.load(runs / cell.name) for cell in sorted(cells, key=lambda cell: cell.config.fold)]
-    tables = [run_scores(run) for run in found]
+def _row(task: str, read: Sequence[_Read], folds: int) -> Row:
+    """Of the cells of a combination, fold after fold."""
+    (cell, *_), found, tables = zip(*read, strict=True)
     of_split = {
         "val": joined([table.split("val") for table in tables]),
         "test": _by_all([table.split("test") for table in tables]),
@@ -243,12 +253,11 @@ def _row(task: str, cells: Sequence[Cell], folds: int, runs: Path) -> Row:
         groups = group_rows(found[0].config)
         metrics = {split: _metrics(table, groups) for split, table in of_split.items()}
         intervals = {split: _intervals(table) for split, table in of_split.items()}
-    cell = cells[0]
     return Row(
         label=cell.label,
         modalities=cell.modalities,
         options=cell.options,
-        runs=found,
+        runs=list(found),
         folds=folds,
         scores=of_split,
         metrics=metrics,

@@ -6,6 +6,7 @@ validation scores of both stand beside them, so that nobody is fast by skipping 
 
 from __future__ import annotations
 
+import os
 import platform
 import tempfile
 import time
@@ -22,13 +23,13 @@ from mgcli.fuse.bench_input import make_bench_cache
 from mgcli.fuse.bench_plain import train_plainly
 from mgcli.fuse.bench_report import SIZES, FirstEpoch, FuseBench, FuseBenchConfig, LoopRate
 from mgcli.fuse.device import computing_on, training_device, usable_cores
-from mgcli.fuse.head import FusionHead, create_head
+from mgcli.fuse.head import FittedHead, FusionHead, create_head, head_class
 from mgcli.fuse.loop import fit_head
 from mgcli.fuse.residency import place_clips
 from mgcli.fuse.seeds import Job, train_seeds
 from mgcli.fuse.selection import Selection, select_for_training
-from mgcli.fuse.settings import TrainConfig
-from mgcli.fuse.task import Choice, choose, get_task
+from mgcli.fuse.settings import TrainConfig, TrainError
+from mgcli.fuse.task import SINGLE, Choice, choose, get_task
 from mgcli.fuse.token_statistics import token_statistics
 from mgcli.fuse.usable_clips import load_for_training
 
@@ -47,9 +48,15 @@ def bench_fusion(
         say: told what is going on.
 
     Raises:
-        TrainError: a setting that makes no sense, no such device.
+        HeadError: no such head.
+        TrainError: a setting that makes no sense, a head without a training loop, no such device or folder.
     """
     config = config or FuseBenchConfig()
+    name = SINGLE if config.head.startswith(f"{SINGLE}_") else config.head
+    if issubclass(head_class(name), FittedHead):
+        raise TrainError(f"head {config.head!r} has no training loop to time; choose another with --head")
+    if folder is not None and not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise TrainError(f"no folder {folder} that can be written to; make it first, or choose another with --folder")
     device = training_device(config.device)
     all_threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory(prefix=".mgcli-bench-", dir=folder) as work:

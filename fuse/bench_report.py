@@ -7,7 +7,7 @@ from typing import Any
 
 from mgcli.cache import align_columns
 from mgcli.fuse.seeds import check_replicas
-from mgcli.fuse.settings import TrainError
+from mgcli.fuse.settings import TrainConfig, TrainError
 
 SIZES = {"video": (8, 768), "pose": (23, 256)}  # tokens a clip and their width: MViTv2-S over time, and 2s-AGCN
 
@@ -29,6 +29,7 @@ class FuseBenchConfig:
 
     def __post_init__(self) -> None:
         check_replicas(self.replicas)
+        TrainConfig(device=self.device)  # which checks it
         if self.plain_epochs and self.plain_epochs < 2:
             raise TrainError(f"plain_epochs is {self.plain_epochs}; it must be 2 or more, or 0 for as many as ours")
         least = {"clips": 512, "epochs": 2, "seeds": 1, "rounds": 1, "workers": 0, "many_clips": 512}

@@ -19,7 +19,7 @@ from mgcli.cache import FeatureCache, MgcliError, open_cache
 from mgcli.fuse.grid import Cell
 from mgcli.fuse.plan import is_done, why_cells_one_by_one
 from mgcli.fuse.prepare import PreparedRun, prepare_run
-from mgcli.fuse.run import check_writable
+from mgcli.fuse.run import RunError, check_writable
 from mgcli.fuse.seeds import Trained, train_one_by_one, train_together
 from mgcli.fuse.train import finish_run
 from mgcli.fuse.usable_clips import LoadedClips
@@ -46,7 +46,12 @@ def make_claims(runs: Path) -> None:
         RunError: the runs folder cannot be written to.
     """
     check_writable(runs)
-    (runs / _CLAIMS).mkdir(exist_ok=True)
+    try:
+        (runs / _CLAIMS).mkdir(exist_ok=True)
+    except FileExistsError:
+        raise RunError(
+            f"{runs / _CLAIMS} is a file, where a folder is kept; remove it, or choose another --runs"
+        ) from None
 
 
 def train_unclaimed(

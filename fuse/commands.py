@@ -96,7 +96,7 @@ def fuse_train(
         options["allow_leakage"] = True
     arguments: dict[str, Any] = {
         "head": head,
-        "modalities": [name.strip() for name in modalities.split(",")] if modalities else None,
+        "modalities": modalities or None,
         "seeds": seeds,
         "config": make_config(options),
         "features": {key: str(value) for key, value in key_values(features, "--features").items()},
@@ -152,6 +152,8 @@ def predict(
     from mgcli.fuse import Run, answered, predict_run, threshold_for
 
     _check_prior(prior, calibrated)
+    if out is not None and out.is_dir():
+        raise typer.BadParameter(f"--out {out} is a folder; give a file, such as {out / 'predictions.csv'}")
     project = project_with(cache=cache)
     opened = open_project_cache(project.cache)
     loaded = Run.load(run)

@@ -26,6 +26,7 @@ from mgcli.cache.console import (
     stops_with,
 )
 from mgcli.fuse.commands import AllowUnseenOption, ReplicasOption, RunArgument, RunsOption, training_clips
+from mgcli.fuse.commands_tables import check_tables_folder, printed_anyway
 from mgcli.fuse.completion import head_names
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ def ablate(
     from mgcli.fuse.ablate import raise_if_stopped, report_failures, train_cells
     from mgcli.fuse.ablate_table import ablation_table
     from mgcli.fuse.engine_ray import plan_on_cluster
-    from mgcli.fuse.grid import check_cells, make_grid, plan_cells, read_grid, settings_of
+    from mgcli.fuse.grid import check_cells, make_grid, plan_cells
+    from mgcli.fuse.grid_file import read_grid, settings_of
     from mgcli.fuse.plan import grid_name, make_plan
 
     check_engine(engine)
@@ -119,6 +121,9 @@ def ablate(
         plan = (plan_on_cluster if engine else make_plan)(opened, cells, project.runs, processes, replicas)
         print_result(plan.to_json(), plan.text(), as_json)
         return
+    folder = out or project.runs / grid_name(task, cells)
+    if out is not None:
+        check_tables_folder(out)
     outcome = train_cells(
         opened,
         task,
@@ -130,13 +135,16 @@ def ablate(
         replicas=replicas,
         engine=engine,
     )
+    made = ablation_table(task, cells, outcome.done, project.runs) if outcome.done else None
+    outcome.failed |= made.damaged if made else {}
     report_failures(outcome)
-    if outcome.done:
-        made = ablation_table(task, cells, outcome.done, project.runs)
-        folder = out or project.runs / grid_name(task, cells)
-        made.write(folder)
-        failed = {"failed": outcome.failed, "left": [cell.name for cell in outcome.left]}
+    failed = {"failed": outcome.failed, "left": [cell.name for cell in outcome.left]}
+    if made and made.rows:
+        with printed_anyway(made.to_json() | failed, made.text(), as_json, folder):
+            made.write(folder)
         print_result(made.to_json() | failed | {"tables": str(folder)}, f"{made.text()}\ntables: {folder}", as_json)
+    elif as_json:
+        print_result({"rows": []} | failed, "", as_json)
     raise_if_stopped(outcome)
     if outcome.failed:
         raise typer.Exit(EXIT_SOME_FAILED)
@@ -176,7 +184,8 @@ def tune(
 ) -> None:
     """Search for settings on validation clips alone; test clips are not even loaded. Resumes."""
     from mgcli.fuse.ablate import raise_if_stopped, report_failures
-    from mgcli.fuse.grid import make_grid, settings_of
+    from mgcli.fuse.grid import make_grid
+    from mgcli.fuse.grid_file import settings_of
     from mgcli.fuse.tune import SPACE, read_space, write_settings
     from mgcli.fuse.tune import tune as tune_settings
 
@@ -185,12 +194,16 @@ def tune(
     head, modalities = head or given.get("head"), modalities or given.get("modalities")
     base = given.get("options", {}) | key_values(option, "--option") | _forced(allow_unseen_classes, allow_leakage)
     varied = read_space(space) if space else SPACE
+    folder = out or project.runs / f"tuning-{task}-{search}-{search_seed}"
+    grid = make_grid({"head": head, "modalities": modalities, "seeds": seeds, "folds": folds})
+    if out is not None:
+        check_tables_folder(out)
     tuned = tune_settings(
         opened,
         task,
         table,
         project.runs,
-        grid=make_grid({"head": head, "modalities": modalities, "seeds": seeds, "folds": folds}),
+        grid=grid,
         space={name: each for name, each in varied.items() if name not in base},
         search=search,
         trials=trials,
@@ -203,13 +216,16 @@ def tune(
     )
     report_failures(tuned.outcome)
     if tuned.table is not None and tuned.best is not None:
-        folder = out or project.runs / f"tuning-{task}-{search}-{search_seed}"
-        tuned.table.write(folder)
-        main = tuned.table.to_json()["sorted_by"]
-        write_settings(folder / "settings.toml", tuned.best, f"best of {trials} trials by {main}")
-        result = {**tuned.table.to_json(), "best": tuned.best.options, "settings": str(folder / "settings.toml")}
+        result = tuned.table.to_json() | {"best": tuned.best.options}
+        with printed_anyway(result, tuned.table.text(), as_json, folder):
+            tuned.table.write(folder)
+            about = f"best of {trials} trials by {result['sorted_by']}"
+            write_settings(folder / "settings.toml", tuned.best, about)
+        result |= {"settings": str(folder / "settings.toml")}
         text = f"{tuned.table.text()}\ngo on with: mgcli fuse-train --task {task} --settings {folder / 'settings.toml'}"
         print_result(result, text, as_json)
+    elif as_json:
+        print_result({"rows": [], "failed": tuned.outcome.failed}, "", as_json)
     raise_if_stopped(tuned.outcome)
     if tuned.outcome.failed:
         raise typer.Exit(EXIT_SOME_FAILED)
@@ -244,7 +260,7 @@ def ensemble(
 
     project = project_with(cache=cache, runs=runs)
     table = None
-    if clips is not None or any(not path.is_dir() for path in sources):
+    if clips is not None or protocol is not None or any(not path.is_dir() for path in sources):
         table = _table_or_none(project, clips, protocol)
     made = make_ensemble(
         sources,
@@ -279,7 +295,7 @@ def reproduce(
 
 
 def _table_or_none(project: Project, clips: Path | None, protocol: str | None) -> pd.DataFrame | None:
-    """The clip table of a flag or of the cache; some score files do without."""
+    """The clip table of a flag or of the cache; some score files do without, unless a protocol is asked for."""
     from mgcli.cache import CacheError, open_cache, read_clip_table
 
     if clips is not None:
@@ -287,6 +303,8 @@ def _table_or_none(project: Project, clips: Path | None, protocol: str | None) -
     try:
         return open_cache(project.cache).read_clips(protocol or project.protocol or None)
     except CacheError:
+        if protocol is not None:
+            raise
         return None
 
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from mgcli.fuse.stored_tokens import HostTokens, StoredTokens
 
+_LOOKED_AT_ONCE = 256  # clips
 _GPU_LENGTHS = 8  # tokens: a GPU's batches are as long as a multiple of these
 
 
@@ -119,6 +120,14 @@ class ClipTensors:
     def missing(self) -> dict[str, int]:
         """Modality -> how many clips have no valid token of it."""
         return {name: int((_valid_count(each) == 0).sum()) for name, each in self.modalities.items()}
+
+    def not_finite(self, rows: Tensor) -> list[str]:
+        """Modalities of which the clips of `rows` have valid tokens with numbers that are not finite."""
+        found = dict.fromkeys(self.modalities, False)
+        for batch in self.batches(rows, _LOOKED_AT_ONCE):
+            for name, tokens in batch.tokens.items():
+                found[name] |= bool((~tokens.isfinite().all(dim=2) & batch.mask[name]).any())
+        return [name for name, each in found.items() if each]
 
     def subset(self, rows: np.ndarray) -> ClipTensors:
         """Some of the clips; their tokens stay where they are."""

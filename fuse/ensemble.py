@@ -25,7 +25,7 @@ from mgcli.fuse.card import write_card
 from mgcli.fuse.metrics import over_seeds, scores, subject_intervals
 from mgcli.fuse.predict import mean_predictions, prediction_table, shares
 from mgcli.fuse.run import RUN_VERSION, Run, check_writable, group_rows, run_folder, write_run
-from mgcli.fuse.score_files import read_scores
+from mgcli.fuse.score_files import check_scale, read_scores
 from mgcli.fuse.score_table import UNKNOWN, ScoreTable, run_scores
 from mgcli.fuse.selection import clip_list_hash
 from mgcli.fuse.task import get_task
@@ -113,6 +113,9 @@ def make_ensemble(
     Raises:
         MgcliError: a source cannot be read, or the sources are not of the same clips.
     """
+    check_scale(scale)
+    if val_sources and not fit:
+        raise EnsembleError("validation scores (--val) serve to fit the weights; give --fit too, or leave them out")
     check_writable(runs)
     loaded = {path: Run.load(path) for path in sources if path.is_dir()}
     tasks = {run.config["task"] for run in loaded.values()} | ({get_task(task).name} if task else set())

@@ -46,10 +46,15 @@ def assign_folds(table: pd.DataFrame, task: str, folds: int, seed: int = 0) -> d
         FoldError: fewer subjects than folds.
     """
     counts = pd.crosstab(table["subject_id"], table[task])
+    if len(counts) < 2:
+        raise FoldError(
+            f"{len(counts)} training subject(s) cannot be cut into {folds} folds: two are needed, one to learn from "
+            "and one to validate on. Use a clip table with more subjects, or one with a val split, without folds"
+        )
     if len(counts) < folds:
         raise FoldError(
             f"{len(counts)} training subject(s) cannot be cut into {folds} folds, one or more in each. "
-            f"Ask for {max(2, len(counts))} folds or fewer"
+            f"Ask for {len(counts)} folds or fewer"
         )
     share = counts.to_numpy(float) / counts.to_numpy().sum(axis=0)  # (S, K) of each class's clips
     size = counts.to_numpy().sum(axis=1)

@@ -1,45 +1,25 @@
-"""The ablation grid: what is crossed with what, from a TOML file or flags, and the cells that it makes.
-
-A grid file; every key may hold one value or a list, and every key may be left out:
-
-    head = ["cross_modal_token_fusion", "concat"]
-    modalities = ["video,pose", "video"]
-    seeds = 5                # how many, or a list of which
-    folds = 5                # subject-disjoint, over the training subjects; 0: one validation split
-
-    [options]                # any setting of the training or the head
-    learning_rate = [3e-4, 1e-3]
-
-Single values alone, without seeds and folds, make a settings file: `tune` writes it, `fuse-train --settings` reads it.
-"""
+"""The ablation grid: what is crossed with what, and the cells that it makes; `grid_file.py` has its file."""
 
 from __future__ import annotations
 
 import difflib
 import itertools
-import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-from mgcli.cache import FeatureCache, MgcliError, warn
+from mgcli.cache import FeatureCache, warn
 from mgcli.fuse.folds import assign_folds
+from mgcli.fuse.grid_file import EXAMPLES, GridError, refuse_folds
 from mgcli.fuse.head import check_options, create_head
 from mgcli.fuse.identity import run_key, table_hash, tokens_hash
 from mgcli.fuse.prepare import DEFAULT_SEEDS, run_label, seed_list
 from mgcli.fuse.selection import refuse_leakage
 from mgcli.fuse.settings import TrainConfig, make_config
 from mgcli.fuse.task import SINGLE, Choice, Task, choose, get_task, modality_of
-
-_KEYS = ("head", "modalities", "seeds", "folds", "options")
-
-
-class GridError(MgcliError):
-    """A grid that cannot be read, or asks for what does not exist."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,44 +68,6 @@ _FREE = frozenset(
 )
 
 
-def read_grid(path: Path) -> dict[str, Any]:
-    """The content of a grid or settings file, its keys checked.
-
-    Raises:
-        GridError: it cannot be read, or has a key that nobody reads.
-    """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise GridError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise GridError(f"{path} is not valid TOML: {error}") from None
-    for key in content:
-        if key not in _KEYS:
-            near = difflib.get_close_matches(key, _KEYS, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise GridError(f"{path}: unknown key {key!r}; {hint}All: {', '.join(_KEYS)}")
-    if not isinstance(content.get("options", {}), dict):
-        raise GridError(f"{path}: options must be a section, [options]")
-    return content
-
-
-def settings_of(path: Path) -> dict[str, Any]:
-    """A settings file: a grid of single values, without seeds and folds.
-
-    Raises:
-        GridError: it cannot be read, or a key has several values.
-    """
-    content = read_grid(path)
-    for name in ("seeds", "folds"):
-        if name in content:
-            raise GridError(f"{path}: {name} is no setting of a head; give --{name}, or put it into a grid file")
-    for name, value in {**content, **content.get("options", {})}.items():
-        if isinstance(value, list):
-            raise GridError(f"{path}: {name} has several values; that is a grid, for mgcli ablate --grid {path}")
-    return content
-
-
 def make_grid(content: Mapping[str, Any]) -> Grid:
     """A grid of what `read_grid` gives, or of flags in the same form.
 
@@ -135,20 +77,18 @@ def make_grid(content: Mapping[str, Any]) -> Grid:
     """
     options = {name: tuple(_listed(value)) for name, value in content.get("options", {}).items()}
     folds, seeds = content.get("folds", 0), content.get("seeds", DEFAULT_SEEDS)
-    if not isinstance(folds, int) or folds < 0:
-        raise GridError(f"folds is {folds!r}; it must be a whole number, 0 for none")
-    for name in ("fold", "folds"):
-        if name in options:
-            raise GridError(f"{name} is no option of a grid; the grid's own folds = K runs through all of them")
+    if not isinstance(folds, int) or isinstance(folds, bool) or folds < 0 or folds == 1:
+        raise GridError(f"folds is {folds!r}; it must be a whole number, 2 or more, or 0 for none")
+    refuse_folds(options)
     empty = [name for name, values in options.items() if not values]
     if empty:
         raise GridError(f"option {', '.join(empty)} has no value")
     grid = Grid(
-        heads=tuple(_listed(content.get("head", [None]))) or (None,),
+        heads=tuple(_head(each) for each in _listed(content.get("head", [None]))) or (None,),
         modalities=tuple(_selection(each) for each in _listed(content.get("modalities", [None]))) or (None,),
         options=options,
         seeds=tuple(seed_list(seeds)),
-        folds=0 if folds == 1 else folds,
+        folds=folds,
     )
     for settings in grid.settings():
         make_config(settings)
@@ -177,8 +117,10 @@ def plan_cells(
 
     Raises:
         MgcliError: the grid asks for a modality that the cache lacks (the message says what to extract), for a head
-            or an option that does not exist, or for more folds than there are training subjects.
+            or an option that does not exist, or for more folds than there are training subjects; an option is a fold,
+            or `features` has a modality that no run reads.
     """
+    refuse_folds([*(base or {}), *grid.options])
     of_task = get_task(task)
     if grid.folds:
         assign_folds(table[(table[task] != "") & table["split"].isin(["train", "val"])], task, grid.folds)
@@ -216,6 +158,7 @@ def plan_cells(
                     seeds=grid.seeds,
                 ),
             )
+    _refuse_unread(features or {}, cells.values())
     return list(cells.values())
 
 
@@ -278,6 +221,16 @@ def _choose(
     return choose(cache, task, head, modalities, own, say)
 
 
+def _refuse_unread(features: Mapping[str, str], cells: Iterable[Cell]) -> None:
+    """A feature set of a modality that no cell reads is meant for one that is named otherwise."""
+    read = list(dict.fromkeys(name for cell in cells for name in cell.features))
+    for name in features:
+        if name not in read:
+            near = difflib.get_close_matches(name, read, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise GridError(f"--features names {name!r}, which no run reads (they read {', '.join(read)}){hint}")
+
+
 def _check_builds(chosen: Choice, config: TrainConfig) -> None:
     """Find out before the first training whether a head takes so many modalities."""
     with torch.random.fork_rng(devices=()):
@@ -286,6 +239,12 @@ def _check_builds(chosen: Choice, config: TrainConfig) -> None:
 
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _head(value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise GridError(f"head is {value!r}; it must be a name, such as {EXAMPLES['head']!r}, or a list of names")
+    return value
 
 
 def _selection(value: Any) -> tuple[str, ...] | None:

@@ -193,9 +193,46 @@ def create_head(name: str, dims: Mapping[str, int], num_classes: int, config: He
         config: sizes.
 
     Raises:
-        HeadError: no head of that name.
+        HeadError: no head of that name, or a user's own that cannot be made or does not answer as a head must.
     """
-    return head_class(name)(dims, num_classes, config or HeadConfig())
+    kind, config = head_class(name), config or HeadConfig()
+    if name in HEADS:
+        return kind(dims, num_classes, config)
+    try:
+        head = kind(dims, num_classes, config)
+        fault = _fault_of(head, dims)
+    except HeadError:
+        raise
+    except Exception as error:  # whatever a user's own code may raise
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise HeadError(f"head {name!r} fails: {type(error).__name__}: {first}") from error
+    if fault:
+        raise HeadError(f"head {name!r} {fault}; see FusionHead in mgcli.fuse.head")
+    return head
+
+
+def _fault_of(head: FusionHead, dims: Mapping[str, int]) -> str:
+    """What is wrong with the answers of a user's own head to two clips of zeros; empty where nothing is."""
+    if isinstance(head, FittedHead):
+        return ""
+    if not any(each.requires_grad for each in head.parameters()):
+        return "has no parameter to train"
+    tokens = {name: torch.zeros(2, 3 + i, dim) for i, (name, dim) in enumerate(dims.items())}
+    mask = {name: torch.ones(each.shape[:2], dtype=torch.bool) for name, each in tokens.items()}
+    time = {name: torch.linspace(0, 1, each.shape[1]).expand(2, -1) for name, each in tokens.items()}
+    head.eval()
+    with torch.no_grad():
+        output = head(tokens, mask, time)
+    head.train()
+    if not isinstance(output, HeadOutput):
+        return f"gives {type(output).__name__}, not a HeadOutput"
+    unknown = [name for name in output.aux if name not in dims]
+    if unknown:
+        return f"gives an answer of modality {unknown[0]!r} by itself, which it does not read"
+    for what, each in {"logits": output.logits, **output.aux}.items():
+        if each.shape != (2, head.num_classes):
+            return f"gives {what} of shape {tuple(each.shape)} for 2 clips and {head.num_classes} classes"
+    return ""
 
 
 def check_options(name: str, config: HeadConfig, say: Callable[[str], None]) -> None:

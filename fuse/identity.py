@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ import torch
 from mgcli.cache import FeatureSet
 from mgcli.fuse.head import head_class
 from mgcli.fuse.settings import NOT_DECIDING, TrainConfig
+from mgcli.fuse.source_hash import source_hash
 
 _TABLE_COLUMNS = (
     "clip_id",
@@ -73,14 +72,14 @@ def run_key(
 
     Args:
         task: gesture or emotion.
-        head: a name of HEADS, or `package.module:Class`, whose file counts too.
+        head: a name of HEADS, or `package.module:Class`, whose files count too.
         tokens: modality -> fingerprint and `tokens_hash`, in the order that the head reads them.
         clips: `table_hash`.
         config: how it is trained.
         seeds: which.
     """
     packages = {name: version(name) for name in _DECIDING_PACKAGES}
-    own = _source_hash(head) if ":" in head else ""
+    own = source_hash(head_class(head)) if ":" in head else ""
     ordered = [(name, *each) for name, each in tokens.items()]
     settings = {name: value for name, value in asdict(config).items() if name not in NOT_DECIDING}
     return _short_hash([task, head, own, ordered, clips, settings, list(seeds), packages])
@@ -96,12 +95,6 @@ def machine(threads: int) -> dict[str, Any]:
         "processor": platform.processor() or platform.machine(),
         "threads": threads,
     }
-
-
-def _source_hash(head: str) -> str:
-    """Of the file that a user's own head stands in."""
-    file = inspect.getsourcefile(head_class(head))
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
 
 
 def _short_hash(content: Any) -> str:

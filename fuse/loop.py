@@ -254,7 +254,7 @@ class _Course:
     """How far one replica is."""
 
     def __init__(self, number: int, replica: Replica, clips: ClipTensors) -> None:
-        self.number, self.replica, self.config = number, replica, replica.config
+        self.number, self.replica, self.config, self.clips = number, replica, replica.config, clips
         self.labels = clips.labels[replica.train_rows]
         self.batch_size, self.epochs = self.config.plan(len(self.labels))
         self.steps_an_epoch = math.ceil(len(self.labels) / self.batch_size)
@@ -273,7 +273,8 @@ class _Course:
         """An epoch's row and (steps,) losses; what became of the replica, where this was its last epoch."""
         bad_step = first_bad_step(losses, row, int(row["step"]) - self.steps_an_epoch + 1)
         if bad_step is not None:
-            error = LossNotFiniteError(bad_step, self.config, self.watch.best_state, self.history)
+            spoilt = self.clips.not_finite(self.replica.train_rows)
+            error = LossNotFiniteError(bad_step, self.config, self.watch.best_state, self.history, spoilt)
             return Fitted(self.number, self.history, error, stack_size)
         self.history.append(row)
         self.replica.on_epoch(row)

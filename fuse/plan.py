@@ -110,6 +110,14 @@ def is_done(runs: Path, cell: Cell) -> bool:
     return (runs / cell.name / "metrics.json").is_file()
 
 
+def blocked(runs: Path, cell: Cell) -> str:
+    """What stands in the way of the cell's run folder; empty where nothing does, or where the run is done."""
+    path = runs / cell.name
+    if is_done(runs, cell) or not (path.exists() or path.is_symlink()):
+        return ""
+    return f"{path} is in the way and no whole run; delete it and run the same command again"
+
+
 def grid_name(task: str, cells: Sequence[Cell]) -> str:
     """Of the folder of its tables: the same for the same cells."""
     names = "\n".join(sorted(cell.name for cell in cells))

@@ -219,7 +219,15 @@ def _predict(
         raise RunError(f"{run.path} is an ensemble and has no weights of its own; its scores are in predictions.csv")
     selection = select_for_run(run, cache, table, split, warn, labelled=labelled)
     rows = torch.arange(len(selection.table))
-    return selection, [predict_probabilities(head, selection.tensors, rows) for head in trained_heads(run)]
+    found = [predict_probabilities(head, selection.tensors, rows) for head in trained_heads(run)]
+    for seed, probabilities in zip(run.config["seeds"], found, strict=True):
+        if not np.isfinite(probabilities).all():
+            clip_id = selection.table["clip_id"].iloc[int((~np.isfinite(probabilities)).any(axis=1).argmax())]
+            raise RunError(
+                f"seed {seed} of {run.path} answers clip {clip_id!r} with no number: its weights are damaged, or the "
+                "clip's tokens are; train the run again, or look with: mgcli cache verify"
+            )
+    return selection, found
 
 
 def select_for_run(

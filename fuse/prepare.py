@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import operator
 import platform
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -30,6 +32,7 @@ from mgcli.fuse.usable_clips import LoadedClips, load_for_training, read_table
 from mgcli.fuse.views import check_views
 
 DEFAULT_SEEDS = 5
+_MOST_SEEDS = 10_000  # a run of more is a slip of the finger
 _PACKAGES = ("mgcli", "torch", "numpy", "pandas", "safetensors", "h5py", "zarr")
 
 
@@ -86,6 +89,7 @@ def prepare_run(
     Raises:
         MgcliError: as `train_head`.
     """
+    _check_name(name)
     cache = cache if isinstance(cache, FeatureCache) else open_cache(cache)
     warnings = list(notes)
 
@@ -141,16 +145,38 @@ def run_label(task: str, label: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", f"{task}-{label}")
 
 
+def _check_name(name: str | None) -> None:
+    """A run's folder lies in the runs folder, whatever it is called."""
+    if name and (name in (".", "..") or any(mark in name for mark in "/\\\0")):
+        raise TrainError(f"a run cannot be named {name!r}: the name is that of its folder in the runs folder, no path")
+
+
 def seed_list(seeds: int | Sequence[int]) -> list[int]:
-    """The seeds that a number of them, or a list, names.
+    """The seeds that a number of them, or a list or an array, names.
 
     Raises:
-        TrainError: none, a negative one, or one twice.
+        TrainError: none, one that is no whole number or out of range, or one twice.
     """
-    listed = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    if not listed or not all(isinstance(seed, int) and seed >= 0 for seed in listed) or len(set(listed)) < len(listed):
-        raise TrainError(f"seeds is {seeds}; give how many (1 or more), or different numbers from 0")
+    try:
+        if isinstance(seeds, Iterable):
+            listed = [_whole(seed) for seed in seeds]
+        else:
+            listed = list(range(min(_whole(seeds), _MOST_SEEDS + 1)))
+    except TypeError:
+        listed = []
+    in_range = all(0 <= seed < 2**63 for seed in listed)  # as torch takes them
+    if not 1 <= len(listed) <= _MOST_SEEDS or not in_range or len(set(listed)) < len(listed):
+        raise TrainError(
+            f"seeds is {seeds!r}; give how many (1 to {_MOST_SEEDS}), or different whole numbers from 0 to 2**63 - 1"
+        )
     return listed
+
+
+def _whole(value: Any) -> int:
+    """A whole number, numpy's too; true and false are none."""
+    if isinstance(value, bool | np.bool_):
+        raise TypeError
+    return operator.index(value)
 
 
 def _note_random_weights(chosen: Choice, note: Any) -> None:

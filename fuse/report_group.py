@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 from markupsafe import Markup
 
 from mgcli.cache import MgcliError, Section, class_group, class_name
@@ -112,10 +111,8 @@ def _scores(run: Run, split: str) -> tuple[ScoreTable | None, str]:
     """A run's scores of the labelled clips of a split, or why there are none."""
     try:
         table = run_scores(run).split(split)
-    except (MgcliError, KeyError, ValueError) as error:  # KeyError, ValueError: a file that is cut short or edited
+    except MgcliError as error:
         return None, f"cannot read predictions.csv of {run.name}: {error}"
-    if not np.isfinite(table.probabilities).all():
-        return None, f"predictions.csv of {run.name} has probabilities that are no numbers"
     table = table.rows(table.labels != UNKNOWN)
     return table, "" if len(table) else f"{run.name} has no predictions of labelled {split} clips"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import tempfile
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ class Reproduction:
 
     run: Run
     surroundings: list[str]  # packages and machine that are not what they were
-    states: dict[int, float]  # seed -> largest difference of any weight; 0 is the same bits
+    states: dict[int, float]  # seed -> largest difference of any weight; 0 is the same bits, inf no such weights
     probability: float  # largest difference of any predicted probability
     turned: float  # share of the predictions that differ
     same_scores: bool
@@ -46,7 +47,12 @@ class Reproduction:
 
     @property
     def ok(self) -> bool:
-        return self.same_bits or self.same_scores or self.within_rounding
+        return self.same_bits or (self.weights_fit and (self.same_scores or self.within_rounding))
+
+    @property
+    def weights_fit(self) -> bool:
+        """Whether the run's stored weights are of this head, and numbers."""
+        return all(math.isfinite(each) for each in self.states.values())
 
     @property
     def within_rounding(self) -> bool:
@@ -61,7 +67,9 @@ class Reproduction:
             "same_scores": self.same_scores,
             "within_rounding": self.within_rounding,
             "replicas": self.replicas,
-            "largest_weight_difference": {str(seed): value for seed, value in self.states.items()},
+            "largest_weight_difference": {
+                str(seed): value if math.isfinite(value) else None for seed, value in self.states.items()
+            },
             "largest_probability_difference": self.probability,
             "share_of_predictions_that_differ": self.turned,
             "surroundings": self.surroundings,
@@ -78,10 +86,11 @@ class Reproduction:
                 scores += (
                     f", within rounding: {self.replicas} trainings were done together then, {len(self.states)} now"
                 )
-            verdict = (
-                f"{self.run.name}: {scores}; the weights of seed {', '.join(map(str, differing))} differ by up to "
-                f"{max(self.states.values()):.3g}, predicted probabilities by up to {self.probability:.3g}"
-            )
+            seeds = f"of seed {', '.join(map(str, differing))}"
+            by = f"the weights {seeds} differ by up to {max(self.states.values()):.3g}"
+            if not self.weights_fit:
+                by = f"the weights that it keeps {seeds} are damaged, or of another head"
+            verdict = f"{self.run.name}: {scores}; {by}, predicted probabilities by up to {self.probability:.3g}"
         return "\n".join([verdict, *(f"not as it was: {text}" for text in self.surroundings)])
 
 
@@ -215,16 +224,15 @@ def _version(package: str) -> str:
 
 
 def _difference(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> float:
-    """The largest of any weight; infinite where they have not the same weights."""
+    """The largest of any weight; infinite where they have not the same weights, or one is no number."""
     if {name: value.shape for name, value in before.items()} != {name: value.shape for name, value in after.items()}:
-        return float("inf")
-    return max(
-        (
-            0.0 if torch.equal(value, after[name]) else float((value.double() - after[name].double()).abs().max())
-            for name, value in before.items()
-        ),
-        default=0.0,
-    )
+        return math.inf
+    largest = 0.0
+    for name, value in before.items():
+        if not torch.equal(value, after[name]):
+            gap = float((value.double() - after[name].double()).abs().max())
+            largest = max(largest, math.inf if math.isnan(gap) else gap)
+    return largest
 
 
 @contextmanager

@@ -17,12 +17,13 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -68,7 +69,7 @@ class Run:
             )
         for name, fault in ((_CONFIG, config_fault(config)), (_METRICS, key_fault(results, RESULT_KEYS))):
             if fault:
-                raise RunError(f"{path / name} is damaged: {fault}; train the run again, or take the file of a copy")
+                raise _damaged(path / name, fault)
         return cls(
             path=path,
             config=config,
@@ -106,8 +107,13 @@ class Run:
         return {name: each["weights"] for name, each in self.config["features"].items()}
 
     def predictions(self) -> pd.DataFrame:
-        """One row per seed and clip of val and test."""
-        return read_predictions(self.path / _PREDICTIONS)
+        """One row per seed and clip of val and test.
+
+        Raises:
+            RunError: the file is missing, damaged, or not whole.
+        """
+        counts = {split: int(each["clips"]) for split, each in self.config["clips"]["counts"].items()}
+        return read_predictions(self.path / _PREDICTIONS, self.config["classes"], counts)
 
     def state_dict(self, seed: int) -> dict[str, Tensor]:
         """The weights of one seed.
@@ -258,17 +264,43 @@ def _write_training(folder: Path, history: pd.DataFrame, states: dict[int, dict[
         (folder / _checkpoint(seed)).write_bytes(save(tensors))  # save_file would make it readable to its owner only
 
 
-def read_predictions(path: Path) -> pd.DataFrame:
+def read_predictions(path: Path, classes: Sequence[str], counts: Mapping[str, int]) -> pd.DataFrame:
     """A table of predictions, with ids and labels as text.
 
+    Args:
+        path: the file.
+        classes: of which it has a probability each.
+        counts: split -> clips, as many of which each seed must have answered.
+
     Raises:
-        RunError: no such file.
+        RunError: no such file, or it is not what a run writes.
     """
     text = dict.fromkeys(("clip_id", "subject_id", "split", "true", "predicted"), str)
+    columns = [f"p_{name}" for name in classes]
     try:
-        return pd.read_csv(path, dtype=text, keep_default_na=False)
+        table = pd.read_csv(path, dtype=text, keep_default_na=False)
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror}; train the run again") from None
+    except (ValueError, pd.errors.ParserError) as error:  # ValueError: an empty file, bytes that are no UTF-8
+        raise _damaged(path, str(error).strip()) from None
+    absent = [name for name in (*text, "seed", *columns) if name not in table]
+    if absent:
+        raise _damaged(path, f"it has no column {', '.join(map(repr, absent[:3]))}")
+    numbers = table[columns].apply(pd.to_numeric, errors="coerce")
+    if not np.isfinite(numbers.to_numpy(np.float64)).all():
+        raise _damaged(path, "some probabilities are no numbers")
+    if table.duplicated(["seed", "clip_id"]).any():
+        raise _damaged(path, "a clip has two answers of one seed")
+    for split, expected in counts.items():
+        for seed, rows in table[table["split"] == split].groupby("seed", sort=False):
+            if len(rows) != expected:
+                raise _damaged(path, f"seed {seed} answers {len(rows)} of {expected} {split} clips")
+    table[columns] = numbers
+    return table
+
+
+def _damaged(file: Path, why: str) -> RunError:
+    return RunError(f"{file} is damaged: {why}; train the run again, or take the file of a copy")
 
 
 def _checkpoint(seed: int) -> str:

@@ -4,7 +4,7 @@
 |---------------|-------------------------------------------------------------------------------------------|
 | `.pkl`        | mmaction2 `--dump`: a list of dicts with `pred_score` (K,), `gt_label` and maybe `sample_idx`; |
 |               | older ones `pred_scores.item`; pyskl: a list of arrays (K,). In the order of the clip list |
-| `.csv`        | `clip_id`, and a column a class, named as the class or p_CLASS                              |
+| `.csv`        | `clip_id`, and a column a class, named as the class or p_CLASS; without a clip table p_CLASS |
 
 Pickles are read without running anything in them. numpy arrays and torch tensors come out alike.
 
@@ -44,8 +44,7 @@ def read_scores(path: Path, clips: pd.DataFrame | None, task: str, split: str, s
     Raises:
         ScoreError: the file cannot be read, or does not fit the clips.
     """
-    if scale not in SCALES:
-        raise ScoreError(f"unknown scale {scale!r}; known: {', '.join(SCALES)}")
+    check_scale(scale)
     if path.suffix == ".csv":
         return _from_csv(path, clips, task, split, scale)
     if path.suffix not in (".pkl", ".pickle"):
@@ -71,6 +70,16 @@ def read_scores(path: Path, clips: pd.DataFrame | None, task: str, split: str, s
     return table
 
 
+def check_scale(scale: str) -> None:
+    """Know a scale from a misspelt one.
+
+    Raises:
+        ScoreError: there is no such scale.
+    """
+    if scale not in SCALES:
+        raise ScoreError(f"unknown scale {scale!r}; known: {', '.join(SCALES)}")
+
+
 def _from_csv(path: Path, clips: pd.DataFrame | None, task: str, split: str, scale: str) -> ScoreTable:
     try:
         content = pd.read_csv(path, dtype=dict.fromkeys(_TEXT_COLUMNS, str), keep_default_na=False)
@@ -78,9 +87,7 @@ def _from_csv(path: Path, clips: pd.DataFrame | None, task: str, split: str, sca
         raise ScoreError(f"{path}: not a CSV file of scores ({error})") from None
     if "clip_id" not in content:
         raise ScoreError(f"{path} has no column clip_id (it has: {', '.join(map(str, content.columns))})")
-    columns = {str(name).removeprefix("p_"): name for name in content.columns if str(name).startswith("p_")}
-    if not columns:
-        columns = {str(name): name for name in content.columns if name not in (*_TEXT_COLUMNS, "seed")}
+    columns = _class_columns(content, clips, task, path)
     try:
         values = content[list(columns.values())].astype(np.float64)
     except ValueError as error:
@@ -109,6 +116,31 @@ def _from_csv(path: Path, clips: pd.DataFrame | None, task: str, split: str, sca
 _TEXT_COLUMNS = ("clip_id", "subject_id", "split", "true", "predicted")
 
 
+def _class_columns(content: pd.DataFrame, clips: pd.DataFrame | None, task: str, path: Path) -> dict[str, str]:
+    """Class -> its column. A column that is none, such as an index that pandas wrote, must not pass for one."""
+    columns = {name.removeprefix("p_"): name for name in content.columns if name.startswith("p_")}
+    if clips is None:
+        if not columns:
+            raise ScoreError(
+                f"{path} has no column p_CLASS: rename its columns so, or give the clip table with --clips"
+            )
+        return columns
+    if not columns:
+        columns = {name: name for name in content.columns if name not in (*_TEXT_COLUMNS, "seed")}
+    classes = label_classes(clips, task)
+    ids = all(name.isdigit() for name in classes)  # the table may lack some of them
+    for name, column in columns.items():
+        if name not in classes and not (ids and name.isdecimal() and name == str(int(name))):
+            known = f"ids such as {classes[0]}" if ids and classes else ", ".join(classes) or "ids"
+            raise ScoreError(
+                f"{path}: column {column!r} is no {task} class of the clip table (those are {known}); drop the column "
+                "(an index: write with index=False), or give the clip table that the file was made with"
+            )
+    if not columns:
+        raise ScoreError(f"{path} has no column of a class; name them as the classes, or p_CLASS")
+    return columns
+
+
 def _listed(clips: pd.DataFrame, task: str, split: str) -> pd.DataFrame:
     """The clips of a split that a list for the task holds: not those that have a label of another task alone."""
     others = [name for name in TASKS if name != task and name in clips]
@@ -120,24 +152,26 @@ def _entries(content: Any, path: Path) -> list[tuple[np.ndarray, int | None]]:
     """(K,) scores and true class of each entry, in the order of the annotations."""
     if not isinstance(content, list | tuple) or not content:
         raise ScoreError(f"{path}: not a list of results, as mmaction2 and pyskl dump them")
-    entries = []
+    entries: list[tuple[np.ndarray, int | None]] = []
+    places: list[int | None] = []
     for i, each in enumerate(content):
         score, label = each, None
         if isinstance(each, dict):
             score, label = _named(each, "pred_score"), _named(each, "gt_label")
         if score is None:
-            raise ScoreError(f"{path}: entry {i} has no pred_score (it has: {', '.join(map(str, each))})")
+            has = f"it has: {', '.join(map(str, each))}" if isinstance(each, dict) else f"it is {each!r}"
+            raise ScoreError(f"{path}: entry {i} has no pred_score ({has})")
         try:
-            entries.append((np.asarray(score, np.float64).reshape(-1), None if label is None else _class(label)))
-        except (TypeError, ValueError) as error:
+            entries.append((np.asarray(score, np.float64).reshape(-1), _whole(label, "gt_label")))
+            places.append(_whole(each.get("sample_idx") if isinstance(each, dict) else None, "sample_idx"))
+        except (TypeError, ValueError, OverflowError) as error:
             raise ScoreError(f"{path}: entry {i} is not as mmaction2 dumps it ({error})") from None
-    given = [each.get("sample_idx") if isinstance(each, dict) else None for each in content]
-    places = [int(place) for place in given if place is not None]
-    if not places:
+    given = [place for place in places if place is not None]
+    if not given:
         return entries
-    if sorted(places) != list(range(len(entries))):
+    if sorted(given) != list(range(len(entries))):
         raise ScoreError(f"{path}: the sample_idx of its {len(entries)} entries are not 0 to {len(entries) - 1}")
-    return [entries[i] for i in np.argsort(places)]
+    return [entries[i] for i in np.argsort(given)]
 
 
 def _named(entry: Mapping[str, Any], name: str) -> Any:
@@ -146,11 +180,13 @@ def _named(entry: Mapping[str, Any], name: str) -> Any:
     return entry.get(name, older.get("item") if isinstance(older, dict) else None)
 
 
-def _class(label: Any) -> int:
-    """A class number, which may stand in an array of one."""
-    values = np.asarray(label).reshape(-1)
-    if len(values) != 1 or values[0] != int(values[0]):
-        raise ValueError(f"gt_label is {label!r}, not one class")
+def _whole(given: Any, name: str) -> int | None:
+    """A whole number, which may stand in an array of one; None where there is none."""
+    if given is None:
+        return None
+    values = np.asarray(given).reshape(-1)
+    if len(values) != 1 or values.dtype.kind not in "iuf" or not np.isfinite(values[0]) or values[0] % 1:
+        raise ValueError(f"{name} is {given!r}, not one whole number")
     return int(values[0])
 
 

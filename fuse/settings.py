@@ -20,6 +20,15 @@ _KINDS: dict[type, tuple[tuple[type, ...], str]] = {
     float: ((int, float), "a number"),
     str: ((str,), "a word"),
 }
+_WHOLE_NUMBERS = {  # name -> least and most; beyond the most nobody waits for the end
+    "epochs": (1, 10**6),
+    "min_steps": (0, 10**9),
+    "batch_size": (1, 10**6),
+    "max_tokens": (1, 10**6),
+    "views": (0, 1000),
+    "split_seed": (0, 2**63 - 1),
+}
+_LARGEST = 1e38  # float32 holds little more
 CHOICES = {
     "sampling": ("shuffled", "balanced"),
     "class_balance": ("none", "loss", "effective", "logits"),
@@ -78,12 +87,15 @@ class TrainConfig:
     head: HeadConfig = field(default_factory=HeadConfig)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "max_tokens"):
-            if getattr(self, name) < 1:
-                raise TrainError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        for name, (least, most) in _WHOLE_NUMBERS.items():
+            if not least <= getattr(self, name) <= most:
+                raise TrainError(f"{name} is {getattr(self, name)}; it must be {least} or more, and {most} at most")
         for name in ("learning_rate", "grad_clip", "patience"):
-            if not getattr(self, name) > 0:
-                raise TrainError(f"{name} is {getattr(self, name)}; it must be above 0")
+            if not 0 < getattr(self, name) <= _LARGEST:
+                raise TrainError(f"{name} is {getattr(self, name)}; it must be above 0, and {_LARGEST:g} at most")
+        for name in ("weight_decay", "aux_weight"):
+            if not 0 <= getattr(self, name) <= _LARGEST:
+                raise TrainError(f"{name} is {getattr(self, name)}; it must be 0 or more, and {_LARGEST:g} at most")
         for name in ("warmup", "label_smoothing", "modality_dropout", "token_dropout", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise TrainError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
@@ -95,8 +107,10 @@ class TrainConfig:
             raise TrainError(f"effective_beta is {self.effective_beta}; it must be between 0 and 1")
         if not 0 <= self.mixup <= 1:
             raise TrainError(f"mixup is {self.mixup}; it must be between 0 and 1")
-        if self.views < 0:
-            raise TrainError(f"views is {self.views}; it must be 0 or more")
+        if self.device.partition(":")[0] == "meta":
+            raise TrainError(
+                f"device is {self.device!r}, which holds no numbers; it must be cpu, cuda, cuda:1, ... or auto"
+            )
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise TrainError(f"{name} is {getattr(self, name)!r}; it must be {', '.join(known)}")
@@ -118,21 +132,26 @@ def make_config(settings: Mapping[str, Any]) -> TrainConfig:
     Raises:
         TrainError: a field that does not exist, or a value of another kind; the message suggests the nearest.
     """
-    of_head = {each.name: each.default for each in fields(HeadConfig)}
-    of_training = {each.name: each.default for each in fields(TrainConfig) if each.name != "head"}
-    every = of_head | of_training
     for name, value in settings.items():
-        if name not in every:
-            near = difflib.get_close_matches(name, every, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise TrainError(f"unknown setting {name!r}; {hint}All: {', '.join(sorted(every))}")
-        _check_kind(name, value, every[name])
+        check_kind(name, value)
+    of_head = {each.name for each in fields(HeadConfig)}
     head = HeadConfig(**{name: value for name, value in settings.items() if name in of_head})
-    return TrainConfig(head=head, **{name: value for name, value in settings.items() if name in of_training})
+    return TrainConfig(head=head, **{name: value for name, value in settings.items() if name not in of_head})
 
 
-def _check_kind(name: str, value: Any, usual: Any) -> None:
-    """A value must be of the kind of the usual one; a whole number will do for any number."""
+def check_kind(name: str, value: Any) -> None:
+    """A value of a setting must be of the kind of the usual one; a whole number will do for any number.
+
+    Raises:
+        TrainError: it is not, or there is no such setting; the message suggests the nearest.
+    """
+    every = {each.name: each.default for kind in (HeadConfig, TrainConfig) for each in fields(kind)}
+    del every["head"]
+    if name not in every:
+        near = difflib.get_close_matches(name, every, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise TrainError(f"unknown setting {name!r}; {hint}All: {', '.join(sorted(every))}")
+    usual = every[name]
     kinds, words = _KINDS[type(usual)]
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         raise TrainError(f"setting {name} is {value!r}; it must be {words}, as the usual {usual!r}")

@@ -139,7 +139,8 @@ def submit_runs(
         weights: of each run's probabilities; by default all the same.
         probability: write the probability of winning in place of 0 or 1, where the form lets it.
         calibrated: see `predict_run`; and with two classes the answer is that of `threshold_for`.
-        prior: share of the second class among the test clips, for that threshold; None: one half.
+        prior: share of the second class among the test clips, for that threshold, and so not with `probability`;
+            None: one half.
         clips: clip table, or its file; by default the newest that the cache keeps of the first run's protocol.
 
     Raises:
@@ -147,6 +148,12 @@ def submit_runs(
         MgcliError: the runs, the cache and the clip table do not go together.
     """
     chosen = _form(form, probability)
+    if probability and prior is not None:
+        raise SubmitError(
+            "a prior moves the threshold between the two answers, and no probability; leave one of them out"
+        )
+    if out.is_dir():
+        raise SubmitError(f"{out} is a folder; give a file with --out, such as {out / 'file'}{out.suffix or '.zip'}")
     if out.suffix not in (".zip", ".csv"):
         raise SubmitError(f"{out} is no .zip and no .csv file; give one with --out FILE")
     loaded = [run if isinstance(run, Run) else Run.load(run) for run in runs]

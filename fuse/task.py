@@ -90,8 +90,9 @@ def choose(
         cache: where the tokens are.
         task: decides what is not given.
         head: a name of HEADS, or single_MODALITY; by default the task's head, `single` with one modality.
-        modalities: by default the task's that the cache has, else all that it has. `pose:agcn_bone` is the
-            feature set of that backbone (or fingerprint): so a run reads several of one modality side by side.
+        modalities: a list, or text such as `video,pose`; by default the task's that the cache has, else all that it
+            has. `pose:agcn_bone` is the feature set of that backbone (or fingerprint): so a run reads several of one
+            modality side by side.
         features: modality -> fingerprint or backbone, where a modality has several feature sets.
         warn: told what was chosen in place of what the task would have.
 
@@ -100,6 +101,8 @@ def choose(
         CacheError: the cache lacks a modality, or has several feature sets of it; the message says what to run.
     """
     features = dict(features or {})
+    if isinstance(modalities, str):
+        modalities = [name.strip() for name in modalities.split(",")]
     if head is not None and head.startswith(f"{SINGLE}_"):
         named = head.removeprefix(f"{SINGLE}_")
         if modalities is not None and named not in modalities:
@@ -110,9 +113,10 @@ def choose(
     _check_names(modalities)
     unused = sorted(set(features) - set(modalities))
     if unused:
-        raise TaskError(
-            f"--features names {', '.join(unused)}, which the run does not read (it reads {', '.join(modalities)})"
-        )
+        near = difflib.get_close_matches(unused[0], modalities, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        read = ", ".join(modalities)
+        raise TaskError(f"--features names {', '.join(unused)}, which the run does not read (it reads {read}){hint}")
     if head is None:
         head = task.head if len(modalities) > 1 else SINGLE
     if head == SINGLE and len(modalities) > 1:
@@ -163,6 +167,8 @@ def _default_modalities(cache: FeatureCache, task: Task, head: str | None, warn:
 def _check_names(modalities: Sequence[str]) -> None:
     if not modalities:
         raise TaskError("no modality named; give at least one with --modalities")
+    if not all(modalities):
+        raise TaskError(f"a modality of {','.join(modalities)!r} has no name; write --modalities video,pose")
     doubled = sorted({name for name in modalities if list(modalities).count(name) > 1})
     if doubled:
         raise TaskError(f"modality {', '.join(doubled)} is named twice")

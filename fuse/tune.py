@@ -22,11 +22,14 @@ from mgcli.cache import FeatureCache, MgcliError, committed_file, warn, writing
 from mgcli.fuse.ablate import Outcome, train_cells
 from mgcli.fuse.ablate_table import AblationTable, ablation_table
 from mgcli.fuse.grid import Cell, Grid, check_cells, plan_cells
+from mgcli.fuse.grid_file import refuse_folds
 from mgcli.fuse.selection import TEST_SET_ASIDE
-from mgcli.fuse.settings import make_config
+from mgcli.fuse.settings import check_kind, make_config
 from mgcli.fuse.task import TASKS
 
 SEARCHES = ("random", "optuna")
+_LARGEST = 1e300  # of a range: a difference must not overflow
+_TOGETHER = ("width", "num_heads")  # whether a choice of one will do, the other says
 
 
 class TuneError(MgcliError):
@@ -47,8 +50,12 @@ class Range:
         if self.choices:
             return self.choices[int(rng.integers(len(self.choices)))]
         if self.log:
-            return _rounded(math.exp(rng.uniform(math.log(self.low), math.log(self.high))))
-        return _rounded(rng.uniform(self.low, self.high))
+            return self.rounded(math.exp(rng.uniform(math.log(self.low), math.log(self.high))))
+        return self.rounded(rng.uniform(self.low, self.high))
+
+    def rounded(self, value: float) -> float:
+        """Three digits, within the range: as good a setting, and one that can be read and typed."""
+        return min(max(float(f"{value:.3g}"), self.low), self.high)
 
 
 SPACE: dict[str, Range] = {  # what a search varies unless a file says otherwise
@@ -108,7 +115,8 @@ def tune(
         replicas: whether trials of one architecture are trained together: on, off, or auto: on a GPU.
 
     Raises:
-        MgcliError: the cache or the table does not allow it, or a setting does not exist.
+        MgcliError: the cache or the table does not allow it, or no trial can be trained. Settings of one trial that do
+            not go together are a failed trial.
     """
     if search not in SEARCHES:
         raise TuneError(f"unknown search {search!r}; known: {', '.join(SEARCHES)}")
@@ -116,14 +124,19 @@ def tune(
     own = table[table["split"] != "test"].reset_index(drop=True)
     own.attrs[TEST_SET_ASIDE] = len(table) - len(own)
     planned: list[Cell] = []
+    refused: dict[str, MgcliError] = {}  # a trial that cannot be planned -> why
 
     def plan(settings: Mapping[str, Any]) -> list[Cell]:
-        """The cells of one trial; none where it was planned already."""
+        """The cells of one trial; none where it was planned already, or cannot be."""
         one = replace(grid, options={name: (value,) for name, value in settings.items()})
         row = planned[-1].row + 1 if planned else 0
         known = {cell.name for cell in planned}
-        say = _nothing if planned else warn
-        cells = [replace(cell, row=row) for cell in plan_cells(cache, task, one, own, features, base, say)]
+        say = _nothing if planned or refused else warn
+        try:
+            cells = [replace(cell, row=row) for cell in plan_cells(cache, task, one, own, features, base, say)]
+        except MgcliError as error:
+            refused[f"trial {', '.join(f'{name}={value}' for name, value in settings.items())}"] = error
+            return []
         if not planned:
             check_cells(cache, task, cells, table)
         return [cell for cell in cells if cell.name not in known]
@@ -134,11 +147,16 @@ def tune(
     if search == "random":
         for settings in _random_trials(space, trials, seed):
             planned += plan(settings)
-        outcome = train(planned)
+        outcome = train(planned) if planned else Outcome()
     else:
         outcome = _optuna_trials(space, trials, seed, task, runs, planned, plan, train)
+    if refused and not planned:
+        raise next(iter(refused.values()))
+    outcome.failed |= {trial: str(error) for trial, error in refused.items()}
     made = ablation_table(task, planned, outcome.done, runs, paired=False) if outcome.done else None
-    best = next((c for c in outcome.done if made and c.name == made.rows[0].runs[0].name), None)
+    outcome.failed |= made.damaged if made else {}
+    first = made.rows[0].runs[0].name if made and made.rows else ""
+    best = next((cell for cell in outcome.done if cell.name == first), None)
     return Tuned(table=made, outcome=outcome, best=best)
 
 
@@ -146,8 +164,7 @@ def read_space(path: Path) -> dict[str, Range]:
     """A search space from TOML: `name = [a, b, c]` for choices, `name = {low = 1e-4, high = 1e-2, log = true}`.
 
     Raises:
-        TuneError: it cannot be read, or a range makes no sense.
-        TrainError: a setting that does not exist.
+        TuneError: it cannot be read, a setting does not exist, or does not take what is to be tried.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -157,18 +174,40 @@ def read_space(path: Path) -> dict[str, Range]:
         raise TuneError(f"{path} is not valid TOML: {error}") from None
     space = {}
     for name, value in content.items():
-        if isinstance(value, list) and value:
-            space[name] = Range(choices=tuple(value))
-        elif isinstance(value, dict) and set(value) <= {"low", "high", "log"} and {"low", "high"} <= set(value):
-            space[name] = Range(**value)
-            if not space[name].low < space[name].high or (space[name].log and space[name].low <= 0):
-                raise TuneError(f"{path}: {name} needs low below high, and low above 0 with log")
-        else:
-            raise TuneError(f"{path}: {name} must be a list of choices, or {{low = A, high = B, log = true}}")
-        make_config({name: space[name].draw(np.random.default_rng(0))})
+        try:
+            space[name] = _range(name, value)
+        except MgcliError as error:
+            raise TuneError(f"{path}: {error}") from None
     if not space:
         raise TuneError(f"{path} names no setting to search")
     return space
+
+
+def _range(name: str, given: Any) -> Range:
+    """What a line of a space says, every choice and both ends of it tried on the settings."""
+    refuse_folds([name])
+    if isinstance(given, list) and given:
+        found = Range(choices=tuple(given))
+    elif isinstance(given, dict) and set(given) <= {"low", "high", "log"} and {"low", "high"} <= set(given):
+        found = _numbers(name, **given)
+    else:
+        raise TuneError(f"{name} must be a list of choices, or {{low = A, high = B, log = true}}")
+    for value in found.choices or (found.low, found.high):
+        check_kind(name, value)
+        if name not in _TOGETHER:
+            make_config({name: value})
+    return found
+
+
+def _numbers(name: str, low: Any, high: Any, log: Any = False) -> Range:
+    for end in (low, high):
+        if not isinstance(end, int | float) or isinstance(end, bool) or not abs(end) < _LARGEST:
+            raise TuneError(f"{name} has an end {end!r}; low and high must be numbers, and finite")
+    if not isinstance(log, bool):
+        raise TuneError(f"{name} has log = {log!r}; it must be true or false, without quotes")
+    if not low < high or (log and low <= 0):
+        raise TuneError(f"{name} needs low below high, and low above 0 with log")
+    return Range(low=float(low), high=float(high), log=log)
 
 
 def write_settings(path: Path, best: Cell, about: str) -> None:
@@ -218,7 +257,7 @@ def _optuna_trials(
         settings = {name: _suggest(trial, name, each) for name, each in space.items()}
         cells = plan(settings)
         planned += cells
-        outcome = train(cells)
+        outcome = train(cells) if cells else Outcome()
         total.done += outcome.done
         total.failed |= outcome.failed
         total.left += outcome.left
@@ -234,12 +273,7 @@ def _optuna_trials(
 def _suggest(trial: Any, name: str, each: Range) -> Any:
     if each.choices:
         return trial.suggest_categorical(name, each.choices)
-    return _rounded(trial.suggest_float(name, each.low, each.high, log=each.log))
-
-
-def _rounded(value: float) -> float:
-    """Three digits: as good a setting, and one that can be read and typed."""
-    return float(f"{value:.3g}")
+    return each.rounded(trial.suggest_float(name, each.low, each.high, log=each.log))
 
 
 def _nothing(message: str) -> None:

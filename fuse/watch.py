@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -20,12 +20,22 @@ class LossNotFiniteError(TrainError):
     """The loss became infinite or no number; what was good before is kept here."""
 
     def __init__(
-        self, step: int, config: TrainConfig, state: dict[str, Tensor], history: list[dict[str, float]]
+        self,
+        step: int,
+        config: TrainConfig,
+        state: dict[str, Tensor],
+        history: list[dict[str, float]],
+        spoilt: Sequence[str] = (),
     ) -> None:
-        super().__init__(
-            f"the loss is not a finite number from step {step} on; try a lower learning rate than "
-            f"{config.learning_rate:g}, or a smaller grad_clip than {config.grad_clip:g}"
+        """`spoilt` names the modalities that have tokens of the training clips which are no numbers."""
+        why = (
+            f"the {' and '.join(spoilt)} tokens of the training clips hold numbers that are not finite; "
+            "find them with: mgcli cache verify"
+            if spoilt
+            else f"try a lower learning rate than {config.learning_rate:g}, or a smaller grad_clip than "
+            f"{config.grad_clip:g}"
         )
+        super().__init__(f"the loss is not a finite number from step {step} on; {why}")
         self.state = state  # the best on validation clips until then; empty before the end of the first epoch
         self.history = history
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import pandas as pd
 
@@ -51,3 +55,16 @@ def make_table(num_clips: int = 12, num_subjects: int = 6) -> pd.DataFrame:
             }
         )
     return check_clip_table(pd.DataFrame(rows))
+
+
+@contextmanager
+def as_plain_user() -> Iterator[None]:
+    """Root may write anywhere: be nobody for a while."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)

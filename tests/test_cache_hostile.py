@@ -52,6 +52,14 @@ def few_ids(arrays: Arrays, _: dict[str, Any]) -> None:
     arrays["clip_id"] = arrays["clip_id"][:1]
 
 
+def wide(arrays: Arrays, _: dict[str, Any]) -> None:
+    arrays["tokens"] = np.zeros((6, 5), np.float32)
+
+
+def of_doubles(arrays: Arrays, _: dict[str, Any]) -> None:
+    arrays["tokens"] = arrays["tokens"].astype(np.float64)
+
+
 def newer(_: Arrays, attributes: dict[str, Any]) -> None:
     attributes["format_version"] = 2
 
@@ -63,6 +71,8 @@ def newer(_: Arrays, attributes: dict[str, Any]) -> None:
         (falling_offsets, "offsets do not rise", "offsets do not divide the rows"),
         (negative_offsets, "offsets do not fit its rows", "offsets do not divide the rows"),
         (few_ids, "offsets do not fit its rows", "wrong shape or type"),
+        (wide, r"its tokens are \(6, 5\) of float32, not \(6, 4\) of float32", "tokens are ((6, 5)"),
+        (of_doubles, r"its tokens are \(6, 4\) of float64, not \(6, 4\) of float32", "dtype('<f8')"),
         (newer, "has format version 2; this mgcli reads version 1. Upgrade with", "format version 2"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
@@ -76,6 +86,7 @@ def test_a_spoilt_part_is_refused_and_reported(
         features.load(["a"])
     [problem] = verify_cache(cache).problems
     assert verifies in problem.problem
+    assert problem.damaged == (change is not newer)
 
 
 def test_an_id_twice_in_one_part_is_reported_and_the_first_counts(cache: FeatureCache) -> None:

@@ -65,12 +65,12 @@ def test_the_index_file_forgets_what_was_compacted(cache: FeatureCache) -> None:
     fill(features, [f"c{i:02d}" for i in range(20)], clips_a_part=1)
     file = features.path / "index.h5"
     assert len(open_cache(cache.path).feature_set("video")) == 20
-    before = read_index(file)
+    before = read_index(file, features.spec.fingerprint)
     assert before is not None
     assert len(before.names) == 20
     compact(features)
     assert len(open_cache(cache.path).feature_set("video")) == 20
-    after = read_index(file)
+    after = read_index(file, features.spec.fingerprint)
     assert after is not None
     assert len(after.names) == 1
 

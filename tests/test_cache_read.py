@@ -118,7 +118,7 @@ def test_the_index_file_says_what_the_parts_say_and_is_safe_to_delete(cache: Fea
     assert not file.exists()  # the writer's own set learned of one part at a time
     table = open_cache(cache.path).feature_set("video").clips()
     assert table["clip_id"].tolist() == ids
-    stored = read_index(file)
+    stored = read_index(file, features.spec.fingerprint)
     assert stored is not None
     assert len(stored) == 20
     for damage in (None, b"", b"\0" * 100):

@@ -34,6 +34,7 @@ from mgcli.cache import (
     remove_feature_set,
     verify_cache,
 )
+from mgcli.cache.place import remove_tree
 from mgcli.extract import Shard, extract_modalities
 
 pytest.importorskip("moto", reason="the S3 server of these tests is moto: pip install 'mgcli[dev]'")
@@ -149,6 +150,28 @@ def test_compact_merge_and_rm(bucket: str, tmp_path: Path) -> None:
     assert back.read_clips("p").equals(local.read_clips("p"))
     remove_feature_set(cache, SPEC.fingerprint)
     assert cache.feature_sets() == []
+
+
+def test_a_feature_set_that_was_half_removed_is_work_for_gc_alone(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = make_cache(f"{bucket}/c", "zarr", range(4))
+    folder = cache.set_folder(SPEC.name)
+
+    def stop_at_the_parts(path: Path) -> None:
+        if path.name == "parts":
+            raise KeyboardInterrupt
+        remove_tree(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mgcli.cache.maintain.remove_tree", stop_at_the_parts)
+        with pytest.raises(KeyboardInterrupt):
+            remove_feature_set(cache, SPEC.name)
+    assert cache.feature_sets() == []
+    assert verify_cache(cache).ok
+    assert collect_garbage(cache, age_s=-60.0).removed == [folder.name]
+    make_cache(f"{bucket}/c", "zarr", range(4))
+    remove_tree(folder / "spec.json")
+    assert not verify_cache(cache).ok
+    assert collect_garbage(cache, age_s=-60.0).removed == []
 
 
 def test_several_processes_extract_into_an_object_store(bucket: str, tmp_path: Path) -> None:

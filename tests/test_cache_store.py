@@ -7,14 +7,12 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from samples import make_spec, make_table, make_tokens
+from samples import as_plain_user, make_spec, make_table, make_tokens
 
 from mgcli.cache import (
     CacheError,
@@ -272,19 +270,6 @@ def test_a_full_disk_is_refused_before_anything_is_written(
     with pytest.raises(CacheError, match=r"no space left while writing .*; what was committed is safe. Make space"):
         writer.commit()
     assert list((features.path / "parts").iterdir()) == []
-
-
-@contextmanager
-def as_plain_user() -> Iterator[None]:
-    """Root may write anywhere: be nobody for a while."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 def test_opening_a_cache_imports_no_torch(cache: FeatureCache) -> None:

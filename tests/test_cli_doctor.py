@@ -16,7 +16,7 @@ from mgcli.cache.doctor import check_extra, check_packages, check_python
 from mgcli.cache.doctor_project import check_cache, check_room, check_writing
 from mgcli.cli import app
 from mgcli.extract import extract_checks
-from mgcli.extract.doctor import check_data, check_weights
+from mgcli.extract.doctor import check_data, check_weights, slow_convolutions
 from mgcli.extract.doctor_codecs import PICTURES, check_codecs
 
 DAMAGED = bytes(range(200)).hex()
@@ -125,6 +125,22 @@ def test_a_cache_that_is_none_and_a_disk_that_does_not_let_us() -> None:
     assert (fault.state, fault.do) == ("fault", "choose another with --cache DIR")
     assert check_room(Path("new/folder")).name == "free space"
     assert {check.state for check in storage_checks(Project(cache=Path("file")))} >= {"fault"}
+
+
+@pytest.mark.parametrize(
+    ("version", "cudnn", "slow"),
+    [
+        ("2.9.0+cu128", 91600, True),
+        ("2.9.1", 91002, True),
+        ("2.9.1+cu130", 91501, False),
+        ("2.9.1", None, True),
+        ("2.8.0", 91002, False),
+        ("2.10.0", 91002, False),
+        ("2.14.1+cu130", 92000, False),
+    ],
+)
+def test_a_torch_that_convolves_slowly_is_told(version: str, cudnn: int | None, slow: bool) -> None:
+    assert bool(slow_convolutions(version, cudnn)) == slow
 
 
 def test_torch_that_cannot_be_loaded_is_one_fault(monkeypatch: pytest.MonkeyPatch) -> None:

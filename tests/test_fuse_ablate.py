@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,14 +14,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import Result
 from planted import planted_cache
+from typer.testing import CliRunner
 
 from mgcli.cache import CacheError, FeatureCache, MgcliError, open_cache
-from mgcli.fuse import GridError, HeadError, HeadOutput, Run, TrainError
+from mgcli.cli import app
+from mgcli.fuse import GridError, HeadError, HeadOutput, Run, RunError, TrainError
 from mgcli.fuse.ablate import Outcome, train_cells
 from mgcli.fuse.ablate_table import AblationTable, ablation_table
 from mgcli.fuse.folds import FoldError
-from mgcli.fuse.grid import Cell, check_cells, groups, make_grid, plan_cells, read_grid, settings_of
+from mgcli.fuse.grid import Cell, check_cells, groups, make_grid, plan_cells
+from mgcli.fuse.grid_file import read_grid, settings_of
 from mgcli.fuse.head_baselines import Concat
 from mgcli.fuse.plan import make_plan
 
@@ -28,10 +33,10 @@ TINY: dict[str, Any] = {"epochs": 1, "min_steps": 2, "width": 8, "num_heads": 2}
 
 
 class Stubborn(Concat):
-    """A user's head that will not work with this width."""
+    """A user's head that will not be trained with this width."""
 
     def forward(self, tokens: Any, mask: Any, time: Any) -> HeadOutput:
-        if self.config.width == 4:
+        if self.training and self.config.width == 4:
             raise RuntimeError("no")
         return super().forward(tokens, mask, time)
 
@@ -128,6 +133,14 @@ def test_options_that_a_head_does_not_read_are_said_once(cache: FeatureCache) ->
         ({"head": "single"}, MgcliError, "takes one modality, not video, pose"),
         ({"folds": 9}, FoldError, "6 training subject.* cannot be cut into 9 folds.* Ask for 6 folds or fewer"),
         ({"folds": "3"}, GridError, "folds is '3'; it must be a whole number"),
+        ({"folds": 1}, GridError, "folds is 1; it must be a whole number, 2 or more, or 0 for none"),
+        ({"folds": True}, GridError, "folds is True; it must be a whole number"),
+        ({"head": 5}, GridError, "head is 5; it must be a name, such as 'concat', or a list of names"),
+        ({"head": [["concat"]]}, GridError, r"head is \['concat'\]; it must be a name"),
+        ({"head": {"a": 1}}, GridError, "head is {'a': 1}; it must be a name"),
+        ({"options": {"dropout": {"a": 1}}}, TrainError, "dropout is {'a': 1}; it must be a number"),
+        ({"seeds": {"a": 1}}, TrainError, "give how many"),
+        ({"modalities": "video,"}, GridError, "modalities are named as 'video,pose', not 'video,'"),
         ({"seeds": [1, 1]}, TrainError, "give how many"),
         ({"modalities": [3]}, GridError, "modalities are named as 'video,pose', not 3"),
     ],
@@ -157,6 +170,26 @@ def test_grid_files_that_are_none(tmp_path: Path) -> None:
     file.write_text("seeds = 3")
     with pytest.raises(GridError, match=r"seeds is no setting of a head; give --seeds"):
         settings_of(file)
+    for text, message in (
+        ("[options]\nfolds = 3", r"grid\.toml: folds is no option of a grid, a search or a settings file"),
+        ("[options]\nfold = 1", r"grid\.toml: fold is no option"),
+        ("head = 5", r"grid\.toml: head is 5; it must be text, such as 'concat'"),
+        ("modalities = 5", r"grid\.toml: modalities is 5; it must be text, such as 'video,pose'"),
+    ):
+        file.write_text(text)
+        with pytest.raises(GridError, match=message):
+            settings_of(file)
+
+
+def test_a_feature_set_that_no_run_reads_is_refused(cache: FeatureCache) -> None:
+    fingerprint = cache.feature_set("video").spec.fingerprint
+    grid = make_grid({"modalities": ["video,pose", "pose"], "head": ["concat", "single_pose"], "options": TINY})
+    assert plan_cells(cache, "gesture", grid, cache.read_clips(), {"video": fingerprint})
+    with pytest.raises(GridError, match=r"--features names 'vidoe', which no run reads .*; did you mean 'video'\?"):
+        plan_cells(cache, "gesture", grid, cache.read_clips(), {"vidoe": fingerprint})
+    usual = make_grid({"head": "concat", "options": TINY})
+    with pytest.raises(MgcliError, match=r"--features names vidoe, .*; did you mean 'video'\?"):
+        plan_cells(cache, "gesture", usual, cache.read_clips(), {"vidoe": fingerprint})
 
 
 # Training
@@ -209,7 +242,48 @@ def test_an_engine_that_there_is_not_is_refused(cache: FeatureCache, tmp_path: P
         train(cache, plan(cache, head="constant"), tmp_path / "runs", engine="rya")
 
 
+def test_a_file_in_place_of_the_claims_is_said(cache: FeatureCache, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/.claims").write_text("")
+    with pytest.raises(RunError, match=r"\.claims is a file, where a folder is kept; remove it"):
+        train(cache, plan(cache, head="constant"), tmp_path / "runs")
+
+
 # Tables
+
+
+def ablate(cache: FeatureCache, tmp_path: Path, *words: str) -> Result:
+    """The command with one constant head, in this process."""
+    own = ["ablate", "--task", "gesture", "--seeds", "1", "--processes", "1", "--json", "--cache", str(cache.path)]
+    return CliRunner().invoke(app, [*own, "--runs", str(tmp_path / "runs"), *words])
+
+
+def test_a_place_for_the_tables_that_will_not_do_is_found_out_first(cache: FeatureCache, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for out, message in (("file", "is a file"), ("file/below", "is a file, or lies below one")):
+        done = ablate(cache, tmp_path, "--head", "constant", "--out", str(tmp_path / out))
+        assert isinstance(done.exception, CacheError)
+        assert message in str(done.exception)
+    done = ablate(cache, tmp_path, "--head", "constant", "--out", "/proc/x")
+    assert "cannot write the tables to --out /proc/x" in str(done.exception)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_tables_that_cannot_be_written_are_printed(cache: FeatureCache, tmp_path: Path) -> None:
+    (tmp_path / "out/table.csv").mkdir(parents=True)
+    done = ablate(cache, tmp_path, "--head", "constant", "--out", str(tmp_path / "out"))
+    assert isinstance(done.exception, CacheError)
+    assert "cannot write the tables to" in str(done.exception)
+    assert [row["head"] for row in json.loads(done.stdout)["rows"]] == ["constant"]
+
+
+def test_a_grid_that_fails_whole_says_so_in_json(cache: FeatureCache, tmp_path: Path) -> None:
+    done = ablate(cache, tmp_path, "--head", "concat", "--option", "width=8", "--option", "device=cuda:99")
+    assert done.exit_code == 3
+    result = json.loads(done.stdout)
+    assert result["rows"] == []
+    (why,) = result["failed"].values()
+    assert "cannot use device 'cuda:99'" in why
 
 
 def test_tables_are_escaped_and_every_row_says_what_to_know(cache: FeatureCache, tmp_path: Path) -> None:

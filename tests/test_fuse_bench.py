@@ -43,6 +43,24 @@ def test_bench_of_a_stack_and_a_short_plain_loop(tmp_path: Path) -> None:
     assert "our run, 3 training(s) of 3 epochs, up to 3 together: " in report.summary()
 
 
+@pytest.mark.parametrize("head", ["constant", "logistic"])
+def test_a_head_without_a_training_loop_cannot_be_timed(head: str) -> None:
+    with pytest.raises(TrainError, match=f"head '{head}' has no training loop to time; choose another with --head"):
+        bench_fusion(FuseBenchConfig(head=head))
+
+
+def test_a_folder_that_is_none_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for name in ("nosuch", "file"):
+        with pytest.raises(TrainError, match=rf"no folder .*{name} that can be written to; make it first"):
+            bench_fusion(folder=tmp_path / name)
+
+
+def test_a_device_that_holds_no_numbers_is_refused() -> None:
+    with pytest.raises(TrainError, match="device is 'meta', which holds no numbers"):
+        FuseBenchConfig(device="meta")
+
+
 @pytest.mark.parametrize(
     "setting",
     [{"clips": 3}, {"epochs": 1}, {"seeds": 0}, {"rounds": 0}, {"workers": -1}, {"many_clips": 0}, {"plain_epochs": 1}],

@@ -14,6 +14,7 @@ from mgcli.fuse import (
     Run,
     TaskError,
     compare_heads,
+    compare_runs,
     describe_heads,
     evaluate_run,
     make_config,
@@ -44,6 +45,28 @@ def test_every_baseline_stands_beside_the_head_whatever_the_number_of_processes(
     assert torch.get_num_threads() == threads
     table = results_table(by_one)
     assert all(run.label in table for run in by_one)
+
+
+def test_runs_of_one_head_are_each_compared_and_told_apart(tmp_path: Path) -> None:
+    cache = planted_cache(tmp_path / "features", num_train=48, num_test=24)
+
+    def trained(head: str, **options: Any) -> Run:
+        config = make_config({"epochs": 1, "min_steps": 2, "width": 8, **options})
+        return train_head(cache, "gesture", head=head, seeds=1, runs=tmp_path / "runs", config=config, progress=False)
+
+    run, low, high, single = (
+        trained("logistic"),
+        trained("concat", dropout=0.0),
+        trained("concat", dropout=0.3),
+        trained("single_video"),
+    )
+    report = compare_runs(run, [low, high, single])
+    assert report.head == "logistic"
+    assert [each.against for each in report.tests] == ["concat (dropout=0.0)", "concat (dropout=0.3)", "single_video"]
+    assert "corrected for 3 comparison(s)" in report.text()
+    same = compare_runs(low, [trained("concat", dropout=0.0), high])
+    assert len(same.tests) == 2
+    assert same.head == low.name  # nothing but the folder tells them apart
 
 
 def test_every_head_says_what_it_is() -> None:

@@ -13,8 +13,10 @@ import pandas as pd
 import pytest
 import torch
 from planted import QUICK, planted_cache
+from typer.testing import CliRunner
 
-from mgcli.cache import check_clip_table
+from mgcli.cache import CacheError, check_clip_table
+from mgcli.cli import app
 from mgcli.fuse import Run, RunError, evaluate_run, train_head
 from mgcli.fuse.ensemble import EnsembleError, fit_weights, make_ensemble
 from mgcli.fuse.score_files import read_scores
@@ -106,6 +108,46 @@ def test_a_csv_goes_by_clip_id(tmp_path: Path) -> None:
     frame[:5].to_csv(tmp_path / "few.csv", index=False)
     with pytest.raises(ScoreError, match=r"lacks 7 of 12 test clips"):
         read_scores(tmp_path / "few.csv", table, "gesture", "test")
+
+
+@pytest.mark.parametrize("extra", ["Unnamed: 0", "label", "start_s", "0.1", "01"])
+@pytest.mark.parametrize("prefix", ["", "p_"])
+def test_a_column_that_is_no_class_is_refused(tmp_path: Path, extra: str, prefix: str) -> None:
+    table = clip_table(12)
+    frame = pd.DataFrame(softmax(logits_of(table, 1)), columns=[f"{prefix}{k}" for k in range(K)])
+    path = tmp_path / "scores.csv"
+    frame.assign(clip_id=table["clip_id"], **{prefix + extra: range(12)}).to_csv(path, index=False)
+    with pytest.raises(
+        ScoreError, match=rf"column '{prefix}{extra}' is no gesture class of the clip table .*such as 0"
+    ):
+        read_scores(path, table, "gesture", "test")
+    frame.assign(clip_id=table["clip_id"]).to_csv(path)  # pandas writes its index, too
+    if prefix:
+        assert len(read_scores(path, table, "gesture", "test")) == 12
+        return
+    with pytest.raises(ScoreError, match=r"column 'Unnamed: 0' .* write with index=False"):
+        read_scores(path, table, "gesture", "test")
+
+
+def test_columns_are_classes_of_the_table_by_name_and_ids_that_it_lacks(tmp_path: Path) -> None:
+    table = clip_table(12)
+    scores = softmax(logits_of(table, 1))
+    path = tmp_path / "scores.csv"
+    wide = pd.DataFrame(scores, columns=[str(k) for k in range(K)]).assign(clip_id=table["clip_id"], seed=0)
+    wide.assign(**{"31": 0.0}).to_csv(path, index=False)  # a class that no clip of the table has
+    assert read_scores(path, table, "gesture", "test").classes == [*map(str, range(K)), "31"]
+    named = table.assign(gesture="g" + table["gesture"])
+    pd.DataFrame(scores, columns=[f"g{k}" for k in range(K)]).assign(clip_id=table["clip_id"]).to_csv(path, index=False)
+    assert read_scores(path, named, "gesture", "test").mean == pytest.approx(scores)
+    wide.to_csv(path, index=False)
+    with pytest.raises(ScoreError, match=r"column '0' is no gesture class of the clip table \(those are g0, g1"):
+        read_scores(path, named, "gesture", "test")
+    alone = wide.assign(subject_id="s", split="test", true=table["gesture"])
+    alone.to_csv(path, index=False)
+    with pytest.raises(ScoreError, match=r"has no column p_CLASS: .* or give the clip table with --clips"):
+        read_scores(path, None, "gesture", "test")
+    alone.rename(columns={str(k): f"p_{k}" for k in range(K)}).assign(start_s=1.5).to_csv(path, index=False)
+    assert read_scores(path, None, "gesture", "test").mean == pytest.approx(scores)
 
 
 def test_clips_with_a_label_of_the_other_task_alone_are_not_of_the_list(tmp_path: Path) -> None:
@@ -204,6 +246,15 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: py
         (lambda entries: [e | {"pred_score": e["pred_score"] * 10} for e in entries], "neither probabilities"),
         (lambda entries: [e | {"sample_idx": 0} for e in entries], "the sample_idx of its 12 entries are not 0 to 11"),
         (lambda entries: {"a": 1}, "not a list of results"),
+        (lambda entries: [None] * 12, r"entry 0 has no pred_score \(it is None\)"),
+        (lambda entries: [e | {"sample_idx": "first"} for e in entries], "sample_idx is 'first', not one whole number"),
+        (lambda entries: [e | {"sample_idx": np.arange(2)} for e in entries], "sample_idx is array"),
+        (lambda entries: [e | {"sample_idx": [0, 1]} for e in entries], r"sample_idx is \[0, 1\], not one"),
+        (lambda entries: [e | {"sample_idx": float("nan")} for e in entries], "sample_idx is nan, not one"),
+        (lambda entries: [e | {"sample_idx": {}} for e in entries], "sample_idx is {}, not one"),
+        (lambda entries: [e | {"gt_label": float("inf")} for e in entries], "gt_label is inf, not one whole number"),
+        (lambda entries: [e | {"gt_label": 10**30} for e in entries], "gt_label is 1000.*, not one whole number"),
+        (lambda entries: [e | {"pred_score": [10**400, 1]} for e in entries], "entry 0 is not as mmaction2 dumps it"),
     ],
 )
 def test_score_files_that_do_not_fit_are_refused(tmp_path: Path, change: Callable[[Any], Any], message: str) -> None:
@@ -221,3 +272,21 @@ def test_weights_and_tasks_must_fit(tmp_path: Path) -> None:
         make_ensemble([path, path], tmp_path / "runs", task="gesture", weights=[1], clips=table)
     with pytest.raises(EnsembleError, match="say which with --task"):
         make_ensemble([path], tmp_path / "runs", clips=table)
+
+
+def test_what_would_be_passed_over_is_refused(tmp_path: Path) -> None:
+    table = clip_table(12)
+    path = dump(tmp_path / "scores.pkl", table, softmax(logits_of(table, 1)), np.asarray)
+    with pytest.raises(EnsembleError, match=r"\(--val\) serve to fit the weights; give --fit too"):
+        make_ensemble([path], tmp_path / "runs", task="gesture", clips=table, val_sources=[Path("nosuch.pkl")])
+    with pytest.raises(ScoreError, match="unknown scale 'zz'; known: auto, probability, logit"):
+        make_ensemble([tmp_path], tmp_path / "runs", scale="zz")  # whatever the sources are
+    cache = planted_cache(tmp_path / "features", num_train=48, num_test=24)
+    run = train_head(cache, "gesture", head="constant", seeds=1, runs=tmp_path / "runs", progress=False)
+    words = ["ensemble", "--cache", str(cache.path), "--runs", str(tmp_path / "runs")]
+    for source in (run.path, path):
+        done = CliRunner().invoke(app, [*words, str(source), "--task", "gesture", "--protocol", "qq"])
+        assert isinstance(done.exception, CacheError)
+        assert "no clip table of protocol 'qq'" in str(done.exception)
+    done = CliRunner().invoke(app, [*words, str(run.path), "--protocol", "planted"])
+    assert done.exit_code == 0, done.output

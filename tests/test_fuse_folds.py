@@ -42,6 +42,13 @@ def test_every_subject_is_held_back_exactly_once(sizes: list[int], folds: int, s
     assert sorted(held_back) == sorted(set(table["subject_id"]))
 
 
+def test_one_subject_cannot_be_cut_at_all() -> None:
+    with pytest.raises(FoldError, match=r"1 training subject.* into 3 folds: two are needed, one to learn from"):
+        assign_folds(clips([4]), "gesture", 3)
+    with pytest.raises(FoldError, match=r"2 training subject.* Ask for 2 folds or fewer"):
+        assign_folds(clips([4, 4]), "gesture", 3)
+
+
 def test_folds_are_even_in_clips_and_classes() -> None:
     table = clips([5, 30, 12, 8, 20, 9, 17, 3, 25, 11, 14, 6])
     fold = table["subject_id"].map(assign_folds(table, "gesture", 3))

@@ -161,7 +161,7 @@ def test_probabilities_that_are_no_numbers_cost_their_own_sections(copied: Path)
     predictions = pd.read_csv(runs[0] / "predictions.csv")
     predictions.iloc[-1, -1] = np.inf
     predictions.to_csv(runs[0] / "predictions.csv", index=False)
-    assert "probabilities that are no numbers" in text_of(html_of(copied, runs), "gesture-calibration")
+    assert "some probabilities are no numbers" in text_of(html_of(copied, runs), "gesture-calibration")
 
 
 def test_without_test_clips_those_of_validation_are_shown(tmp_path: Path) -> None:
@@ -302,6 +302,17 @@ def test_a_grid_has_a_map_of_its_validation_scores(tmp_path: Path) -> None:
     assert group.names[0] == "concat (width=128)"
     write_report(runs[:3], tmp_path / "report.html")
     assert "gesture-grid" not in figures_of((tmp_path / "report.html").read_text())
+
+
+def test_classes_are_in_the_groups_that_the_run_was_scored_by(tmp_path: Path) -> None:
+    """Validation clips that were drawn from training are no training clips any more; the groups stay."""
+    folder = many_classes(tmp_path / "run", 3, 30)
+    content = json.loads((folder / "config.json").read_text())
+    content["class_groups"] = {"head": ["class 0"], "middle": [], "tail": ["class 1"]}
+    (folder / "config.json").write_text(json.dumps(content))
+    (group,) = group_runs([Run.load(folder)])
+    found = [group.class_group(f"class {i}", num_train_clips=96) for i in range(3)]
+    assert found == ["head", "tail", "middle"]
 
 
 def test_a_thousand_classes_are_listed_by_their_confusions(tmp_path: Path) -> None:

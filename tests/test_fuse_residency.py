@@ -143,3 +143,17 @@ def test_placing_clips_says_nothing_where_they_are_as_asked(tmp_path: Path) -> N
     mapped = ragged_clips(tmp_path, "hdf5", "float16", fits=False)
     assert place_clips(mapped, torch.device("cpu"), "mapped", said.append)[1] == "mapped"
     assert said == []
+
+
+@pytest.mark.parametrize("size", [7, 16, 64])
+def test_how_long_the_batches_of_an_epoch_are_is_known_at_once(tmp_path: Path, size: int) -> None:
+    clips = ragged_clips(tmp_path, "hdf5", "float16", fits=True, max_tokens=16)
+    order = torch.stack([torch.randperm(40, generator=torch.Generator().manual_seed(seed)) for seed in range(2)])
+    lengths = clips.longest(order, size)
+    parts = order.split(size, dim=1)
+    assert len(lengths) == len(parts)
+    for part, longest in zip(parts, lengths, strict=True):
+        rows = part.flatten()
+        batch, padded = clips.batch(rows), clips.batch(rows, longest=longest)
+        assert padded.mask["video"].shape[1] == longest["video"] >= batch.mask["video"].shape[1]
+        assert torch.equal(padded.tokens["video"][padded.mask["video"]], batch.tokens["video"][batch.mask["video"]])

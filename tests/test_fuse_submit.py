@@ -260,6 +260,26 @@ def test_a_wrong_choice_is_said(
         submit_runs([runs["gesture"]], cache, tmp_path / given.pop("out"), **given)
 
 
+def test_a_prior_for_probabilities_is_refused(cache: FeatureCache, runs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(SubmitError, match="a prior moves the threshold between the two answers, and no probability"):
+        submit_runs(
+            *([runs["emotion"]], cache, tmp_path / "file.csv"),
+            form="miga2025-track3",
+            probability=True,
+            calibrated=True,
+            prior=0.2,
+        )
+
+
+def test_a_folder_in_place_of_the_file_is_said(cache: FeatureCache, runs: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "d.zip").mkdir()
+    with pytest.raises(SubmitError, match=r"d\.zip is a folder; give a file with --out"):
+        submit_runs([runs["gesture"]], cache, tmp_path / "d.zip", form="miga2025-track1")
+    done = CliRunner().invoke(app, ["predict", str(runs["gesture"]), "--out", "."])
+    assert done.exit_code == 2
+    assert "is a folder; give a file" in " ".join(done.output.replace("│", " ").split())
+
+
 def test_clips_of_other_names_are_refused(cache: FeatureCache, runs: dict[str, Path], tmp_path: Path) -> None:
     table = cache.read_clips()
     table["clip_id"] = table["clip_id"].replace("0054_3", "54_3")

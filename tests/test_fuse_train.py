@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,12 +17,16 @@ import pytest
 import torch
 from planted import QUICK, clips_of, planted_cache
 from samples import make_spec
+from typer.testing import CliRunner
 
 from mgcli.cache import FeatureCache, open_cache, read_clip_table
+from mgcli.cli import app
 from mgcli.fuse import (
+    GridError,
     HeadConfig,
     Run,
     RunError,
+    TaskError,
     TrainConfig,
     TrainError,
     evaluate_run,
@@ -327,6 +333,18 @@ def test_a_runs_path_that_is_a_file_is_found_out_first(planted: FeatureCache, tm
         ({"ema": 1.0}, "ema is 1.0; it must be at least 0 and below 1"),
         ({"effective_beta": 1.0}, "effective_beta is 1.0; it must be between 0 and 1"),
         ({"views": -1}, "views is -1; it must be 0 or more"),
+        ({"views": 10**20}, "views is 1000.*; it must be 0 or more, and 1000 at most"),
+        ({"max_tokens": 10**23}, "max_tokens is 1000.*; it must be 1 or more, and 1000000 at most"),
+        ({"min_steps": -1}, "min_steps is -1; it must be 0 or more"),
+        ({"split_seed": -1}, "split_seed is -1; it must be 0 or more"),
+        ({"aux_weight": float("nan")}, "aux_weight is nan; it must be 0 or more"),
+        ({"aux_weight": -0.1}, "aux_weight is -0.1; it must be 0 or more"),
+        ({"weight_decay": -1.0}, "weight_decay is -1.0; it must be 0 or more"),
+        ({"weight_decay": float("nan")}, "weight_decay is nan; it must be 0 or more"),
+        ({"learning_rate": float("inf")}, r"learning_rate is inf; it must be above 0, and 1e\+38 at most"),
+        ({"learning_rate": 10**400}, "learning_rate is 1000.*; it must be above 0"),
+        ({"patience": float("inf")}, "patience is inf; it must be above 0"),
+        ({"device": "meta"}, "device is 'meta', which holds no numbers; it must be cpu, cuda, cuda:1"),
         ({"device": "quantum"}, "cannot use device 'quantum'"),
     ],
 )
@@ -357,10 +375,59 @@ def test_whole_numbers_will_do_for_any_number() -> None:
     assert make_config({"mixup": 1, "width": 32}) == TrainConfig(mixup=1, head=HeadConfig(width=32))
 
 
-@pytest.mark.parametrize("seeds", [0, [], [1, 1], [-1]])
-def test_seeds_that_make_no_sense_are_refused(planted: FeatureCache, tmp_path: Path, seeds: int | list[int]) -> None:
+@pytest.mark.parametrize(
+    "seeds",
+    [
+        *(0, [], [1, 1], [-1], 2.5, True, [True, 2], [0.0, 1.0], [2**63], 10**20, "12", None, [[0], [1]], {"a": 1}),
+        *(np.array([[0, 1]]), np.array([0.0, 1.0]), np.array([True, False]), [0, np.int64(0)]),
+    ],
+    ids=repr,
+)
+def test_seeds_that_make_no_sense_are_refused(planted: FeatureCache, tmp_path: Path, seeds: Any) -> None:
     with pytest.raises(TrainError, match="give how many"):
         train_head(planted, "gesture", seeds=seeds, runs=tmp_path / "runs")
+
+
+@pytest.mark.parametrize("seeds", [np.arange(2), np.int64(2), (0, np.uint8(1)), range(2)], ids=repr)
+def test_seeds_may_be_numpys_whole_numbers(planted: FeatureCache, tmp_path: Path, seeds: Any) -> None:
+    run = train_head(planted, "gesture", head="constant", seeds=seeds, runs=tmp_path / "runs", progress=False)
+    assert Run.load(run.path).config["seeds"] == [0, 1]
+
+
+def test_modalities_may_be_text_as_on_the_command_line(planted: FeatureCache, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"head": "constant", "seeds": 1, "runs": tmp_path / "runs", "progress": False}
+    assert train_head(planted, "gesture", modalities="video", **settings).modalities == ["video"]
+    assert train_head(planted, "gesture", modalities="pose, video", **settings).modalities == ["pose", "video"]
+    words = ["fuse-train", "--task", "gesture", "--cache", str(planted.path), "--runs", str(tmp_path / "runs")]
+    for text in (",", "video,"):
+        with pytest.raises(TaskError, match=f"a modality of '{text}' has no name; write --modalities video,pose"):
+            train_head(planted, "gesture", modalities=text, **settings)
+        assert "has no name" in str(CliRunner().invoke(app, [*words, "--modalities", text]).exception)
+
+
+@pytest.mark.parametrize("name", ["../esc", "/tmp/esc", "a/b", "a\\b", "..", ".", "a\0b"])
+def test_a_run_lies_in_the_runs_folder_whatever_its_name(planted: FeatureCache, tmp_path: Path, name: str) -> None:
+    with pytest.raises(TrainError, match=r"a run cannot be named .*: the name is that of its folder"):
+        train_head(planted, "gesture", head="constant", runs=tmp_path / "runs", name=name)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("head = 5", "head is 5; it must be text, such as 'concat'"),
+        ("modalities = 5", "modalities is 5; it must be text, such as 'video,pose'"),
+        ("[options]\nfolds = 4\nfold = 1", "folds is no option of .* a settings file; .*fuse-train --option folds=K"),
+    ],
+)
+def test_settings_files_are_checked_before_they_are_used(
+    planted: FeatureCache, tmp_path: Path, content: str, message: str
+) -> None:
+    (tmp_path / "settings.toml").write_text(content)
+    words = ["fuse-train", "--task", "gesture", "--cache", str(planted.path), "--runs", str(tmp_path / "runs")]
+    done = CliRunner().invoke(app, [*words, "--settings", str(tmp_path / "settings.toml")])
+    assert isinstance(done.exception, GridError)
+    assert re.search(message, str(done.exception))
 
 
 @pytest.mark.parametrize("balance", [{"class_balance": "loss"}, {"class_balance": "logits"}, {"sampling": "balanced"}])

@@ -110,7 +110,8 @@ def test_the_python_of_the_readme_runs(
 
 
 def test_the_grid_of_the_readme_is_one(tmp_path: Path) -> None:
-    from mgcli.fuse.grid import make_grid, read_grid
+    from mgcli.fuse.grid import make_grid
+    from mgcli.fuse.grid_file import read_grid
 
     (grid,) = blocks("toml")
     (tmp_path / "grid.toml").write_text(grid)
