@@ -20,6 +20,7 @@ One row is one clip: an interval of a video with its labels. The columns:
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -49,6 +50,8 @@ _EMOTION_SPELLINGS = {
     **{"lose": "lose", "lost": "lose", "loss": "lose", "negative": "lose", "0": "lose"},
     **{"win": "win", "won": "win", "positive": "win", "1": "win"},
 }
+_MAX_WHOLE = 1 << 53  # from here on a float64 is not exact to the unit
+_NO_PATH = r"[\x00\ud800-\udfff]"  # what no path may hold, and what the table, kept in UTF-8, cannot
 _FIRST_ROW = 2  # row numbers count as an editor shows them: the header is row 1
 
 
@@ -118,13 +121,17 @@ def check_clip_table(
         table[column] = _numbers(table, column, where, whole=True).astype("Int64")
 
     _check_ids(table, where)
+    _check_paths(table, where)
+    _check_rates(table, where)
     _check_intervals(table, where)
     table["split"] = _respell(table, "split", {name: name for name in SPLITS} | _SPLIT_SPELLINGS, where)
     table["emotion"] = _respell(table, "emotion", _EMOTION_SPELLINGS, where)
     table["gesture"] = _gestures(table, where)
     if root is not None:
         for column in ("video", *_MORE_FILES):
-            table[column] = [str((root / name).resolve()) if name else "" for name in table[column]]
+            # not Path.resolve, which raises where a link leads to itself: that costs only the clips of such a file
+            table[column] = [os.path.realpath(root / name) if name else "" for name in table[column]]
+        _check_paths(table, where)  # again: the folder's own name, or what a link leads to, may not be UTF-8
     own_subject = table["video"].where(table["video"] != "", table["clip_id"])
     table["subject_id"] = table["subject_id"].where(table["subject_id"] != "", own_subject)
     table.attrs |= {"where": where, "columns_given": given, "subjects_given": "subject_id" in given}
@@ -179,7 +186,10 @@ def describe_clips(table: pd.DataFrame) -> str:
 
 
 def _is_there(path: Path, column: str) -> bool:
-    return path.is_file() or (column == "skeleton" and path.is_dir())  # some estimators write one file a frame
+    try:
+        return path.is_file() or (column == "skeleton" and path.is_dir())  # some estimators write one file a frame
+    except OSError:  # too long a name, or a folder that may not be looked into
+        return False
 
 
 def clip_table_csv(table: pd.DataFrame) -> bytes:
@@ -223,9 +233,9 @@ def _numbers(table: pd.DataFrame, column: str, where: str, *, whole: bool = Fals
     values = pd.to_numeric(text, errors="coerce").astype(float)
     wrong = ((text != "") & values.isna()) | np.isinf(values) | (values < 0)
     if whole:
-        wrong |= values.notna() & (values % 1 != 0)
+        wrong |= values.notna() & ((values % 1 != 0) | (values >= _MAX_WHOLE))
     if wrong.any():
-        kind = "a whole number from 0" if whole else "a number from 0"
+        kind = f"a whole number from 0, below {_MAX_WHOLE}" if whole else "a number from 0"
         raise ClipTableError(f"{where}: {column} must be {kind}; {_rows(table, wrong, column)}")
     return values
 
@@ -234,12 +244,30 @@ def _check_ids(table: pd.DataFrame, where: str) -> None:
     empty = table["clip_id"] == ""
     if empty.any():
         raise ClipTableError(f"{where}: clip_id is empty in {_rows(table, empty)}")
-    odd = table["clip_id"].str.contains(r"[\x00-\x1f]", regex=True)
+    odd = table["clip_id"].str.contains(r"[\x00-\x1f\ud800-\udfff]", regex=True).astype(bool)
     if odd.any():
-        raise ClipTableError(f"{where}: clip_id holds a control character in {_rows(table, odd)}")
+        raise ClipTableError(
+            f"{where}: clip_id holds a control character, or what is not UTF-8, in {_rows(table, odd)}"
+        )
     doubled = table["clip_id"].duplicated(keep=False)
     if doubled.any():
         raise ClipTableError(f"{where}: clip_id must be unique; {_rows(table, doubled, 'clip_id')}")
+
+
+def _check_paths(table: pd.DataFrame, where: str) -> None:
+    for column in ("video", *_MORE_FILES):
+        wrong = table[column].str.contains(_NO_PATH, regex=True).astype(bool)
+        if wrong.any():
+            rows = _rows(table, wrong, column)
+            raise ClipTableError(f"{where}: {column} holds a NUL, or what is not UTF-8; rename the file; {rows}")
+
+
+def _check_rates(table: pd.DataFrame, where: str) -> None:
+    no_rate = table["skeleton_fps"] == 0
+    if no_rate.any():
+        raise ClipTableError(
+            f"{where}: skeleton_fps must be above 0, or empty to take the times of the video; {_rows(table, no_rate)}"
+        )
 
 
 def _check_intervals(table: pd.DataFrame, where: str) -> None:

@@ -8,7 +8,7 @@ import difflib
 import importlib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +26,15 @@ from mgcli.extract.skeleton_layouts import JointLayout
 from mgcli.extract.weights import PublishedWeights, Weights, resolve_weights
 from mgcli.extract.weights_checkpoint import MissingWeightsError, load_weights, read_provenance, state_sha256
 
+_RUN_OPTIONS = {  # what `create_backbone` takes for every backbone -> how a user gives it
+    "name": "--backbone",
+    "weights": "--weights",
+    "tokens": "--tokens",
+    "precision": "--precision",
+    "device": "--device",
+    "weights_dir": "path in [weights] of mgcli.toml",
+    "download": "--download",
+}
 PRECISIONS: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -199,7 +208,7 @@ def create_backbone(
         raise BackboneError(f"{kind.name} has no token layout {layout!r}; it offers: {', '.join(kind.layouts)}")
     if precision not in kind.precisions:
         raise BackboneError(f"{kind.name} cannot compute in {precision!r}; it can in: {', '.join(kind.precisions)}")
-    _check_options(kind, options)
+    check_options(kind, options)
     if weights is not None and not kind.has_weights:
         raise BackboneError(f"{kind.name} is computed without weights; leave out weights={weights!r}")
     if weights is None and kind.weights_hint:
@@ -252,10 +261,17 @@ def accepted_options(kind: type[Backbone]) -> set[str]:
     return set(inspect.signature(kind.__init__).parameters) - {"self", "tokens"}
 
 
-def _check_options(kind: type[Backbone], options: dict[str, Any]) -> None:
+def check_options(kind: type[Backbone], options: Mapping[str, Any]) -> None:
+    """Refuse what a backbone's constructor does not take, and what is no option of a backbone but of the run.
+
+    Raises:
+        BackboneError: it names the option, and what to give instead.
+    """
     known = accepted_options(kind)
     hints = get_type_hints(kind.__init__)
     for option, value in options.items():
+        if option in _RUN_OPTIONS:
+            raise BackboneError(f"{option} is no option of backbone {kind.name}; give it with {_RUN_OPTIONS[option]}")
         if option not in known:
             near = difflib.get_close_matches(option, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; it takes: {', '.join(sorted(known)) or 'none'}"

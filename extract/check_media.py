@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from mgcli.cache import PROTOCOLS, MgcliError, Progress
+from mgcli.extract.media_file import NO_SUCH_FILE, why_unreadable
 from mgcli.extract.skeleton import Skeleton, read_skeleton
 from mgcli.extract.skeleton_hands import hand_order
 from mgcli.extract.video import VideoError, VideoIndex, index_video
@@ -45,13 +46,17 @@ class Finding:
 
 
 def missing_files(table: pd.DataFrame) -> list[Finding]:
-    """Files that are named and not there, and clips that name nothing to extract from."""
+    """Files that are named and not there or cannot be opened, and clips that name nothing to extract from."""
     found = []
     for kind in _KINDS:
-        absent = {name for name in table[kind].unique() if name and not _is_there(Path(name), kind)}
+        faults = {name: _fault(name, kind) for name in sorted(set(table[kind])) if name}
+        absent = [name for name, fault in faults.items() if fault == NO_SUCH_FILE]
+        refused = [name for name, fault in faults.items() if fault not in ("", NO_SUCH_FILE)]
         clips = int(table[kind].isin(absent).sum())
-        text = f"{len(absent)} {kind} files are not there, of {clips} clips"
-        found += finding(True, text, sorted(absent))
+        found += finding(True, f"{len(absent)} {kind} files are not there, of {clips} clips", absent)
+        clips = int(table[kind].isin(refused).sum())
+        text = f"{len(refused)} {kind} files cannot be opened, of {clips} clips"
+        found += finding(True, text, [f"{name}: {faults[name]}" for name in refused])
     nothing = (table["video"] == "") & (table["skeleton"] == "")
     found += finding(
         True, f"{nothing.sum()} clips name neither a video nor a skeleton", list(table.loc[nothing, "clip_id"])
@@ -101,7 +106,7 @@ def look_into_files(
     text = f"{len(swapped)} skeleton files have the fingertips of the right hand first; {HANDS_LAYOUT} says left first"
     found += finding(False, text, swapped)
     looked: dict[str, Any] = {
-        kind: {"looked_into": len(names), "of": sum(Path(name).exists() for name in table[kind].unique() if name)}
+        kind: {"looked_into": len(names), "of": sum(not _fault(name, kind) for name in table[kind].unique() if name)}
         for kind, names in (("video", videos), ("skeleton", skeletons))
     }
     looked["skeleton"]["hands"] = dict(Counter(look.hands for look in looks.values() if look.hands))
@@ -158,14 +163,14 @@ def _commonest(values: dict[str, Any]) -> Any:
 
 
 def _sample(table: pd.DataFrame, kind: str, all_files: bool, seed: int) -> list[str]:
-    there = sorted(name for name in table[kind].unique() if name and _is_there(Path(name), kind))
+    there = sorted(name for name in table[kind].unique() if name and not _fault(name, kind))
     if all_files or len(there) <= SAMPLE:
         return there
     return sorted(np.random.default_rng(seed).choice(there, SAMPLE, replace=False).tolist())
 
 
-def _is_there(path: Path, kind: str) -> bool:
-    return path.is_file() or (kind == "skeleton" and path.is_dir())
+def _fault(name: str, kind: str) -> str:
+    return why_unreadable(Path(name), or_folder=kind == "skeleton")
 
 
 def _each(names: Sequence[str], work: Callable[[str], _T], bar: Progress) -> Iterator[_T]:

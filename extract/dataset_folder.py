@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,11 +10,16 @@ import pandas as pd
 
 from mgcli.cache import check_clip_table
 from mgcli.extract.dataset import DatasetError, DatasetProtocol
+from mgcli.extract.dataset_files import MAX_DEPTH, listed
 from mgcli.extract.dataset_labels import add_labels, labels_path
 from mgcli.extract.dataset_subjects import SplitDraw, SubjectPattern
-from mgcli.extract.dataset_windows import check_windows, cut_windows
+from mgcli.extract.dataset_windows import check_windows, cut_windows, refuse_doubled
+from mgcli.extract.media_file import why_unreadable
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".gif")
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".gif"),
+    *(".mts", ".m2ts", ".3gp", ".ogv", ".vob", ".mxf"),  # of camcorders, phones, discs and studios
+)
 
 
 class FolderDataset(DatasetProtocol):
@@ -61,9 +67,11 @@ class FolderDataset(DatasetProtocol):
         """One clip per video file, or per window of one, in path order."""
         if not self.root.is_dir():
             raise DatasetError(f"{self.root} is not a folder; --root takes a folder of videos")
-        videos, has_classes = self._videos()
+        notes: list[str] = []
+        videos, has_classes = self._videos(notes)
         skeletons = [path.with_suffix(".npy") for path in videos]
         names = [path.relative_to(self.root).with_suffix("").as_posix() for path in videos]
+        refuse_doubled(names, videos)
         table = pd.DataFrame(
             {
                 "clip_id": names,
@@ -79,7 +87,7 @@ class FolderDataset(DatasetProtocol):
         if "subject_id" not in table:
             table["subject_id"] = names
         table["subject_id"] = table["subject_id"].where(table["subject_id"] != "", names)
-        notes = table.attrs.get("warnings", [])
+        notes += table.attrs.get("warnings", [])
         table = check_clip_table(table, str(self.root))
         table.attrs["warnings"] = notes
         has_labels = (table["gesture"] + table["emotion"] != "").any()
@@ -87,29 +95,64 @@ class FolderDataset(DatasetProtocol):
             table = self.split_draw.draw(table)
         return table if self.windows is None else cut_windows(table, *self.windows)
 
-    def _videos(self) -> tuple[list[Path], bool]:
-        """The video files, and whether their folders are classes."""
-        beside, within = (
-            sorted(
-                path
-                for path in self.root.glob(pattern)
-                if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    def _videos(self, notes: list[str]) -> tuple[list[Path], bool]:
+        """The video files, and whether their folders are classes; notes are told of those that are left out."""
+        by_depth: dict[int, list[Path]] = {}
+        unspellable, unreadable = [], []
+        for path in _videos_below(self.root, notes):
+            if not _is_utf_8(path):
+                unspellable.append(repr(os.fsencode(path.relative_to(self.root))))
+            elif why_unreadable(path):
+                unreadable.append(f"{path.relative_to(self.root)} ({why_unreadable(path)})")
+            else:
+                by_depth.setdefault(len(path.relative_to(self.root).parts), []).append(path)
+        beside, within = by_depth.pop(1, []), by_depth.pop(2, [])
+        deeper = [str(path.relative_to(self.root)) for paths in by_depth.values() for path in paths]
+        for names, why in (
+            (deeper, "lie deeper than CLASS/FILE; move them up"),
+            (unreadable, "cannot be read"),
+            (unspellable, "have paths that are not UTF-8; rename them"),
+        ):
+            if names:
+                notes.append(f"{self.root}: {len(names)} videos are left out, which {why}: {listed(sorted(names))}")
+        if not (beside or within):
+            raise DatasetError(
+                f"{self.root} has no video files, neither in it nor in its subfolders; expected FILE or CLASS/FILE "
+                f"with one of {', '.join(VIDEO_SUFFIXES)}" + "".join(f". {note}" for note in notes)
             )
-            for pattern in ("*", "*/*")
-        )
         if self.labels is not None:
-            return self._some(sorted(beside + within)), False
+            return sorted(beside + within), False
         if beside and within:
             raise DatasetError(
                 f"{self.root} has {len(beside)} video files beside its class folders, such as {beside[0].name}; "
                 "move them into one of these, or give labels=FILE"
             )
-        return self._some(beside or within), bool(within)
+        return beside or within, bool(within)
 
-    def _some(self, videos: list[Path]) -> list[Path]:
-        if not videos:
-            raise DatasetError(
-                f"{self.root} has no video files, neither in it nor in its subfolders; expected FILE or CLASS/FILE "
-                f"with one of {', '.join(VIDEO_SUFFIXES)}"
-            )
-        return videos
+
+def _videos_below(root: Path, notes: list[str]) -> list[Path]:
+    """What is called a video, in path order; links are followed as far as to classes, hidden names are passed over."""
+
+    def unreadable(error: OSError) -> None:
+        notes.append(f"{error.filename}: cannot be read ({error.strerror}); what is in it is left out")
+
+    found: list[Path] = []
+    for folder, inner, names in os.walk(root, followlinks=True, onerror=unreadable):
+        depth = len(Path(folder).relative_to(root).parts)
+        inner[:] = [
+            name
+            for name in inner
+            if not name.startswith(".") and depth < MAX_DEPTH and (depth == 0 or not Path(folder, name).is_symlink())
+        ]
+        paths = (Path(folder, name) for name in names if not name.startswith("."))
+        found += [path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES]
+    return sorted(found)
+
+
+def _is_utf_8(path: Path) -> bool:
+    """Whether a clip table can keep a file's name, and the one that links lead to."""
+    try:
+        (str(path) + os.path.realpath(path)).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

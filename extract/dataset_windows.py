@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def cut_windows(table: pd.DataFrame, window_s: float, stride_s: float) -> pd.Dat
     cannot be read stays one clip, so that extraction fails it with the reason; `attrs["warnings"]` names it.
 
     Raises:
-        DatasetError: a clip without a video, or with an interval in frames.
+        DatasetError: a clip without a video, or with an interval in frames, or two windows of one name.
     """
     ends_s: dict[str, float] = {}
     notes = list(table.attrs.get("warnings", []))
@@ -66,6 +67,22 @@ def cut_windows(table: pd.DataFrame, window_s: float, stride_s: float) -> pd.Dat
         for k, start_s in enumerate(window_starts(first_s, last_s, window_s, stride_s)):
             window = {"start_s": round(start_s, 6), "end_s": round(min(start_s + window_s, last_s), 6)}
             cut.append(row | {"clip_id": f"{row['clip_id']}_{k}"} | window)
+    refuse_doubled([row["clip_id"] for row in cut], [row["video"] for row in cut])
     windows = pd.DataFrame(cut, columns=table.columns).astype(dict(table.dtypes))
     windows.attrs = table.attrs | {"warnings": notes}
     return windows
+
+
+def refuse_doubled(clip_ids: Sequence[str], videos: Sequence[str | Path]) -> None:
+    """Refuse two clips of one name, such as those of `a.mp4` and `a.avi`, or of `a_0.mp4` and the windows of `a.mp4`.
+
+    Raises:
+        DatasetError: it names their videos.
+    """
+    video_of: dict[str, str | Path] = {}
+    for clip_id, video in zip(clip_ids, videos, strict=True):
+        if clip_id in video_of:
+            raise DatasetError(
+                f"{video_of[clip_id]} and {video} both give a clip {clip_id!r}; rename or move one of them"
+            )
+        video_of[clip_id] = video

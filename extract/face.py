@@ -21,6 +21,7 @@ import torch
 from torch.nn import functional as F
 
 from mgcli.cache import MgcliError
+from mgcli.extract.media_file import why_unreadable
 
 ALIGNED_PX = 112
 # Left eye, right eye, nose, left and right mouth corner, as seen in the picture, in the aligned crop.
@@ -192,10 +193,11 @@ def read_faces(path: Path) -> list[Face | None]:
     Raises:
         FaceError: missing, damaged, or of another shape.
     """
+    fault = why_unreadable(path)
+    if fault:
+        raise FaceError(f"{path}: {fault}")
     try:
         rows = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise FaceError(f"{path}: no such file") from None
     except (OSError, ValueError, EOFError) as error:
         raise FaceError(f"{path}: not a .npy array, or cut short ({error})") from error
     if rows.ndim != 2 or rows.shape[1] != 14 or rows.dtype.kind not in "fiu":

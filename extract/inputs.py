@@ -17,13 +17,16 @@ from mgcli.extract.backbone import Backbone, Prepared
 from mgcli.extract.decoder import Decoder, Decoders, Pictures
 from mgcli.extract.face import FaceError
 from mgcli.extract.face_crops import FaceCrops
+from mgcli.extract.interval import clip_interval, longest_shown, said
 from mgcli.extract.shrink import FramedShrink, Look
 from mgcli.extract.skeleton import Skeleton, read_skeleton
 from mgcli.extract.skeleton_layouts import LayoutError, SkeletonError
+from mgcli.extract.unchanged import WatchedVideo
 from mgcli.extract.video import VideoError, VideoIndex
 from mgcli.extract.views import ClipView
 
 END_SLACK_S = 0.5  # an interval may end this long after its video before that is worth a warning
+MAX_SHOWN_S = 60.0  # a frame shown for longer is worth a warning, and a fault where windows outnumber the frames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,7 @@ class ClipRequest:
     face: Path | None  # None: faces are detected
     seconds: tuple[float, float] | None  # [start, end); None with `frames` None: the whole video
     frames: tuple[int, int] | None  # [start, end)
+    video_source: str = ""  # of the video and interval that the run was planned with; empty where none was there
     view: ClipView | None = None  # None: the plain view
 
     @property
@@ -111,7 +115,9 @@ def read_file(requests: Sequence[ClipRequest], decoders: Decoders) -> Iterator[C
 def _read_file(requests: Sequence[ClipRequest], decoder: Decoder) -> Iterator[ClipEvent]:
     video = requests[0].video
     index: VideoIndex | MgcliError | None = None
+    watched: WatchedVideo | None = None
     if video is not None and any(_needs_video(each) for each in requests):
+        watched = WatchedVideo(video)
         try:
             index = decoder.index(video)
         except VideoError as error:
@@ -121,7 +127,7 @@ def _read_file(requests: Sequence[ClipRequest], decoder: Decoder) -> Iterator[Cl
         yield from _read_skeletons(list(group), index)
     of_video = [each for each in requests if each.backbone.reads in ("video", "face")]
     if of_video:
-        yield from _read_video(of_video, index, decoder)
+        yield from _read_video(of_video, index, watched, decoder)
 
 
 def _needs_video(request: ClipRequest) -> bool:
@@ -161,16 +167,23 @@ def _read_skeletons(requests: Sequence[ClipRequest], index: VideoIndex | MgcliEr
 
 
 def _read_video(
-    requests: Sequence[ClipRequest], index: VideoIndex | MgcliError | None, decoder: Decoder
+    requests: Sequence[ClipRequest],
+    index: VideoIndex | MgcliError | None,
+    watched: WatchedVideo | None,
+    decoder: Decoder,
 ) -> Iterator[ClipEvent]:
     """The inputs of clips that share a video, as soon as the last frame of each is decoded."""
-    if not isinstance(index, VideoIndex):
+    if watched is None or not isinstance(index, VideoIndex):
         reason = "the clip table names no video for this clip" if index is None else str(index)
         yield from (ClipFailed(request, "open", reason) for request in requests)
         return
     face_crops = FaceCrops(index.num_frames, requests[0].backbone.device)
     windows: list[_Window] = []
     for request in requests:
+        changed = watched.fault(request.video_source, request.seconds, request.frames)
+        if changed:
+            yield ClipFailed(request, "open", changed)
+            continue
         try:
             if request.backbone.reads == "face":
                 face_crops.open(request.face)
@@ -195,16 +208,19 @@ def _read_video(
             return face_crops.align(request.number, request.face, window.frames, times_s, pictures, detector, jitter)
         if view is not None and request.look is None:
             pictures = [view.framing(picture) for picture in pictures]
-        return np.stack(pictures)  # (T, H, W, 3), or (T, h, w, 3) as the backbone has them shrunk
+        return _stacked(pictures, index, window.frames)
 
     def complete(window: _Window) -> ClipEvent:
-        frames = window.frames.tolist()
+        frames, request = window.frames.tolist(), window.request
         missing = next((frame for frame in frames if frame not in decoded), None)
-        if missing is None:
-            event = _prepare(window, media_of)
+        changed = watched.fault(request.video_source, request.seconds, request.frames)
+        if changed:
+            event: ClipEvent = ClipFailed(request, "decode", changed)
+        elif missing is not None:
+            reason = f"{index.path}: the frame at {said(index.time_s[missing])} cannot be decoded"
+            event = ClipFailed(request, "decode", reason)
         else:
-            reason = f"{index.path}: the frame at {index.time_s[missing]:.2f} s cannot be decoded"
-            event = ClipFailed(window.request, "decode", reason)
+            event = _prepare(window, media_of)
         for frame in set(frames):
             still_needed[frame] -= 1
             if still_needed[frame] == 0:
@@ -237,11 +253,30 @@ def _needs(windows: Sequence[_Window]) -> dict[int, tuple[Look, ...]]:
     return {frame: tuple(looks) for frame, looks in needs.items()}
 
 
+def _stacked(pictures: Sequence[np.ndarray], index: VideoIndex, frames: np.ndarray) -> np.ndarray:
+    """(T, H, W, 3), or (T, h, w, 3) as the backbone has them shrunk, from T pictures.
+
+    Raises:
+        VideoError: the pictures are of several sizes.
+    """
+    sizes = [picture.shape[:2] for picture in pictures]
+    other = next((place for place, size in enumerate(sizes) if size != sizes[0]), None)
+    if other is None:
+        return np.stack(pictures)
+    before, after = (f"{width}x{height}" for height, width in (sizes[0], sizes[other]))
+    raise VideoError(
+        f"{index.path}: the picture changes its size before {said(index.time_s[frames[other]])}, from {before} to "
+        f"{after} pixels; end the clip before, or convert the video to one size"
+    )
+
+
 def _prepare(window: _Window, media_of: Callable[[_Window], np.ndarray]) -> InputReady | ClipFailed:
     try:
         prepared = window.request.backbone.prepare(media_of(window), window.times_s)
     except FaceError as error:
         return ClipFailed(window.request, "face", str(error))
+    except VideoError as error:
+        return ClipFailed(window.request, "decode", str(error))
     except MgcliError as error:
         return ClipFailed(window.request, "prepare", str(error))
     return InputReady(window.request, window.window, window.of, prepared)
@@ -252,56 +287,38 @@ def _windows(request: ClipRequest, timeline: VideoIndex | Skeleton) -> Iterator[
     start_s, end_s, asked_s = clip_interval(request.seconds, request.frames, timeline)
     if start_s >= timeline.end_s:
         yield ClipFailed(
-            request, "interval", f"the clip starts at {start_s:.2f} s, after the end at {timeline.end_s:.2f} s"
+            request, "interval", f"the clip starts at {said(start_s)}, after the end at {said(timeline.end_s)}"
         )
         return
     if start_s >= end_s:
-        yield ClipFailed(request, "interval", f"the clip starts at {start_s:.2f} s and ends at {end_s:.2f} s")
+        yield ClipFailed(request, "interval", f"the clip starts at {said(start_s)} and ends at {said(end_s)}")
         return
     if isinstance(timeline, VideoIndex) and timeline.cut_short and asked_s > timeline.end_s:
         yield ClipFailed(
             request,
             "interval",
-            f"{timeline.path}: cut short: its header says {timeline.stated_s:.2f} s, but its frames end at "
-            f"{timeline.end_s:.2f} s, before the clip does",
+            f"{timeline.path}: cut short: its header says {said(timeline.stated_s)}, but its frames end at "
+            f"{said(timeline.end_s)}, before the clip does",
         )
         return
     is_past_end = asked_s > timeline.end_s + END_SLACK_S and bool(request.seconds or request.frames)
     if is_past_end and request.view is None:
         yield ClipWarning(
-            request, f"the clip ends at {asked_s:.2f} s, its video at {timeline.end_s:.2f} s; what is there is used"
+            request, f"the clip ends at {said(asked_s)}, its video at {said(timeline.end_s)}; what is there is used"
         )
     windows = request.backbone.windows(start_s, end_s)
+    from_s, to_s = longest_shown(timeline, start_s, end_s)
+    if to_s - from_s > MAX_SHOWN_S:
+        stuck = (
+            f"one frame is shown from {said(from_s)} to {said(to_s)}; if a timestamp is wrong, end the clip before, or "
+            "convert the video"
+        )
+        if len(windows) > len(np.unique(timeline.frames_at(np.concatenate(windows)))):
+            yield ClipFailed(request, "interval", stuck)
+            return
+        if request.view is None:
+            yield ClipWarning(request, stuck)
     if request.view is not None:
         windows = request.view.times(windows, start_s, end_s)
     for number, times_s in enumerate(windows):
         yield _Window(request, number, len(windows), times_s, timeline.frames_at(times_s))
-
-
-def clip_interval(
-    seconds: tuple[float, float] | None, frames: tuple[int, int] | None, timeline: VideoIndex | Skeleton
-) -> tuple[float, float, float]:
-    """Start and end of a clip within its video, and the end that was asked for, in seconds.
-
-    Args:
-        seconds: [start, end) of the clip; None with `frames` None: the whole video.
-        frames: [start, end), instead.
-        timeline: of the video.
-    """
-    if seconds is not None:
-        start_s, asked_s = seconds
-    elif frames is not None:
-        start_s, asked_s = (_frame_time(timeline, frame) for frame in frames)
-    else:
-        start_s, asked_s = 0.0, timeline.end_s
-        if isinstance(timeline, VideoIndex) and timeline.cut_short:
-            asked_s = timeline.stated_s
-    return start_s, min(asked_s, timeline.end_s), asked_s
-
-
-def _frame_time(timeline: VideoIndex | Skeleton, frame: int) -> float:
-    """When a frame is shown; frames past the end are counted on at the average rate."""
-    count = len(timeline.time_s)
-    if frame < count:
-        return float(timeline.time_s[frame])
-    return timeline.end_s + (frame - count) * timeline.end_s / count

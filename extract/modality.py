@@ -18,6 +18,7 @@ from mgcli.extract.backbone import (
     BackboneError,
     accepted_options,
     backbone_class,
+    check_options,
     create_backbone,
 )
 from mgcli.extract.device import choose_precision
@@ -46,6 +47,12 @@ class ModalityConfig:
     weights_dir: Path | None = None
     download: bool = False
     views: ViewConfig = field(default_factory=ViewConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("backbone", "tokens", "weights"):
+            value = getattr(self, name)
+            if not isinstance(value, str | None):
+                raise BackboneError(f"{self.modality}: {name} is {value!r}; it must be text, in mgcli.toml in quotes")
 
     @property
     def usual(self) -> Modality:
@@ -157,6 +164,7 @@ def make_backbone(config: ModalityConfig, clips: pd.DataFrame, device: torch.dev
         WeightsError: weights missing, damaged or for another network.
     """
     kind = backbone_class(config.backbone_name)
+    check_options(kind, config.options or {})
     accepted = accepted_options(kind)
     options = {key: value for key, value in config.usual.options.items() if key in accepted}
     if "num_joints" in accepted and "joints" not in (config.options or {}):
@@ -236,6 +244,7 @@ def clip_requests(
             skeleton_fps=None if pd.isna(row["skeleton_fps"]) else float(row["skeleton_fps"]),
             seconds=None if pd.isna(row["start_s"]) else (float(row["start_s"]), float(row["end_s"])),
             frames=None if pd.isna(row["start_frame"]) else (int(row["start_frame"]), int(row["end_frame"])),
+            video_source=row["video_source"],
         )
         for number, row in enumerate(clips.to_dict("records"), start=first_number)
     ]

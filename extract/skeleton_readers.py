@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from mgcli.cache import read_plain_pickle
+from mgcli.extract.media_file import why_unreadable
 from mgcli.extract.skeleton_csv import mixed_confidence, read_csv_points
 from mgcli.extract.skeleton_layouts import LAYOUTS, JointLayout, SkeletonError
 from mgcli.extract.skeleton_xlsx import read_sheet
@@ -56,8 +57,9 @@ def read_skeleton_file(path: Path) -> SkeletonFile:
     Raises:
         SkeletonError: missing, damaged, or of an unknown kind.
     """
-    if not path.exists():
-        raise SkeletonError(f"{path}: no such file")
+    fault = why_unreadable(path, or_folder=True)
+    if fault:
+        raise SkeletonError(f"{path}: {fault}")
     read = read_openpose if path.is_dir() else _READERS.get(path.suffix.lower())
     if read is None:
         raise SkeletonError(f"{path}: not a known skeleton file; known: a folder of JSON, {', '.join(_READERS)}")
@@ -206,6 +208,9 @@ def _clean(joints: np.ndarray, layout: JointLayout | None) -> np.ndarray:
 
 def _openpose_people(path: Path) -> list[np.ndarray]:
     """(V, 3) of each person in one frame: the body, then the face and the hands where all three are there."""
+    fault = why_unreadable(path)
+    if fault:
+        raise SkeletonError(f"{path}: {fault}")
     try:
         people = json.loads(path.read_text(encoding="utf-8"))["people"]
         parts = [[np.array(person.get(part) or [], dtype=np.float32) for part in _JSON_PARTS] for person in people]

@@ -36,6 +36,7 @@ import google_crc32c
 import numpy as np
 
 from mgcli.cache import CacheError, committed_file, warn, writing
+from mgcli.extract.media_file import why_unreadable
 from mgcli.extract.skeleton_layouts import LAYOUTS
 from mgcli.extract.skeleton_readers import SkeletonFile, read_skeleton_file
 
@@ -94,6 +95,8 @@ def skeleton_identity(path: Path) -> str | None:
 
 def content_identity(path: Path) -> str | None:
     """The same, from the bytes themselves."""
+    if why_unreadable(path, or_folder=True):
+        return None
     if path.is_dir():
         files = [(file.name, content_identity(file)) for file in sorted(path.glob("*.json"))]
         return hashlib.sha256(json.dumps(files).encode()).hexdigest()
@@ -116,7 +119,7 @@ def store_folder() -> Path | None:
 
 
 def _entry_of(path: Path) -> Path | None:
-    folder = store_folder()
+    folder = None if why_unreadable(path, or_folder=True) else store_folder()
     if folder is None or not (path.is_dir() or path.suffix.lower() in _SUFFIXES):
         return None
     return folder / (hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32] + _ENDING)

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from mgcli.cache import ClipTableError
+from mgcli.extract.media_file import why_unreadable
 from mgcli.extract.skeleton_store import content_identity, skeleton_identity
 
 _END_BYTES = 64 << 10
@@ -23,7 +24,7 @@ def add_sources(table: pd.DataFrame) -> pd.DataFrame:
     folder of them, by all of it, since filling a gap in the middle leaves size and ends as they were; what the store of
     parsed skeletons has read and the file system calls unchanged is not read again.
     """
-    videos = {path: _video_identity(Path(path)) for path in table["video"].unique() if path}
+    videos = {path: video_identity(Path(path)) for path in table["video"].unique() if path}
     skeletons = {path: skeleton_identity(Path(path)) for path in table["skeleton"].unique() if path}
     faces = {path: content_identity(Path(path)) for path in table["face"].unique() if path}
     video_sources, skeleton_sources, face_sources = [], [], []
@@ -61,13 +62,23 @@ def expect_media(clips: pd.DataFrame, reads: str, modality: str) -> None:
     )
 
 
+def video_source(identity: str | None, seconds: tuple[float, float] | None, frames: tuple[int, int] | None) -> str:
+    """The source column of a clip of a video; empty for a video without an identity."""
+    bounds = *(seconds or (None, None)), *(frames or (None, None))
+    interval = {key: None if bound is None else float(bound) for key, bound in zip(_INTERVAL, bounds, strict=True)}
+    return _source(identity, interval)
+
+
 def _source(identity: str | None, *parts: Any) -> str:
     if identity is None:
         return ""
     return hashlib.sha256(json.dumps([identity, *parts], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _video_identity(path: Path) -> str | None:
+def video_identity(path: Path) -> str | None:
+    """SHA-256 of a video's size and ends; None where it cannot be read."""
+    if why_unreadable(path):
+        return None
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -19,7 +20,10 @@ import av.container
 import numpy as np
 
 from mgcli.cache import MgcliError
+from mgcli.extract.media_file import why_unreadable
 
+RESTART_S = 0.5  # decoding times that fall back by more start anew; B-frames leave those in order
+FEW_DOUBLED = 0.1  # of the frames, or three, may have the time of one that is not their neighbour
 STATED_SLACK_S = 0.5  # a header may overstate the length by this much before the file counts as cut short
 
 _STILL_OR_TEXT = ("tty", "image2")  # what FFmpeg opens as "video" though nobody would call it one
@@ -111,6 +115,7 @@ def index_video(path: Path, *, on_packet: Callable[[], None] | None = None) -> V
         time_base = stream.time_base or 1 / rate
         timed = all(packet.pts is not None for packet in packets)
         if timed:
+            _refuse_restarts(path, [packets[position] for position in shown], float(time_base))
             pts, first = np.unique([packets[position].pts or 0 for position in shown], return_index=True)
             shown = shown[first]  # in order of presentation
         else:
@@ -170,6 +175,7 @@ class _Packet:
     """What the index needs to know of one packet of the video stream."""
 
     pts: int | None
+    dts: int | None
     duration: int
     is_key: bool
     is_shown: bool  # False where an edit list hides it
@@ -193,10 +199,29 @@ def _read_packets(
                 first_s = shown_s if first_s is None else min(first_s, shown_s)
                 last_s = max(last_s, shown_s + float((packet.duration or 0) * packet.time_base))
             if packet.stream.index == stream.index:
-                packets.append(_Packet(packet.pts, packet.duration or 0, packet.is_keyframe, not packet.is_discard))
+                packets.append(
+                    _Packet(packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe, not packet.is_discard)
+                )
     except av.FFmpegError:
         pass  # what was read before the damage can be used; the header's length tells how much is lost
     return packets, last_s - (first_s or 0.0)
+
+
+def _refuse_restarts(path: Path, packets: list[_Packet], tick_s: float) -> None:
+    """Refuse a video that holds several, one behind another, each with times of its own: most frames would be lost.
+
+    Raises:
+        VideoError: it names the time.
+    """
+    dts = np.array([packet.dts for packet in packets if packet.dts is not None], dtype=np.int64)
+    falls = np.flatnonzero(-np.diff(dts) * tick_s > RESTART_S)
+    pts = [packet.pts for packet in packets]
+    apart = pts[:1] + [time for before, time in pairwise(pts) if time != before]  # the fields of a frame may share one
+    doubled = len(apart) - len(set(apart))
+    if not len(falls) and doubled <= max(3, FEW_DOUBLED * len(packets)):
+        return
+    where = f"at {(dts[falls[0]] - dts[0]) * tick_s:.2f} s" if len(falls) else f"for {doubled} frames"
+    raise VideoError(f"{path}: its timestamps start anew {where}; remux it: ffmpeg -i FILE -c copy NEW.mkv")
 
 
 def _stated_length(container: av.container.InputContainer, stream: av.VideoStream) -> float:
@@ -218,13 +243,12 @@ def open_stream(path: Path) -> Iterator[tuple[av.container.InputContainer, av.Vi
     Raises:
         VideoError: there is none.
     """
-    if not path.exists():
-        raise VideoError(f"{path}: no such file")
-    if path.is_dir():
-        raise VideoError(f"{path}: is a folder, not a video")
-    if path.stat().st_size == 0:
-        raise VideoError(f"{path}: the file is empty (0 bytes)")
+    fault = why_unreadable(path)
+    if fault:
+        raise VideoError(f"{path}: {fault}")
     try:
+        if path.stat().st_size == 0:
+            raise VideoError(f"{path}: the file is empty (0 bytes)")
         container = av.open(str(path))
     except av.InvalidDataError as error:
         raise VideoError(f"{path}: not a video, or cut short before its table of contents") from error

@@ -21,7 +21,7 @@ from PIL import Image
 
 from mgcli.extract.face import DEFAULT_DETECTOR, FaceError
 from mgcli.extract.face_crops import FaceCrops
-from mgcli.extract.inputs import clip_interval
+from mgcli.extract.interval import clip_interval, said
 from mgcli.extract.skeleton import Skeleton, read_skeleton
 from mgcli.extract.skeleton_layouts import LAYOUTS, JointLayout, LayoutError, SkeletonError, joint_layout
 from mgcli.extract.video import VideoError, VideoIndex, index_video, plan_decode
@@ -94,7 +94,7 @@ def view_clip(
         return _nothing(clip, notes)
     start_s, end_s, _ = clip_interval(*_asked(clip), timeline)
     if not start_s < min(end_s, timeline.end_s):
-        notes.append(f"the clip starts at {start_s:.2f} s; what it is cut from ends at {timeline.end_s:.2f} s")
+        notes.append(f"the clip starts at {said(start_s)}; what it is cut from ends at {said(timeline.end_s)}")
         return _nothing(clip, notes)
     middles = start_s + (np.arange(num_frames) + 0.5) * ((end_s - start_s) / num_frames)
     rows = np.unique(timeline.frames_at(middles))

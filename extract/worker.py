@@ -26,6 +26,7 @@ from mgcli.extract.engine import (
     WorkerTask,
 )
 from mgcli.extract.inputs import ClipRequest, by_file
+from mgcli.extract.media_file import why_unreadable
 from mgcli.extract.plan import Stage, clip_key, plan_notes, plan_warnings, planned_modality
 from mgcli.extract.run import run_extraction
 from mgcli.extract.run_clock import RunProfile
@@ -109,7 +110,7 @@ class WorkerFeed:
             self._raise_if_stopped()
             if file is None:
                 return
-            if file.is_there and not Path(file.file).exists():
+            if file.is_there and why_unreadable(Path(file.file), or_folder=True):
                 raise EngineError(
                     f"{self._name} does not see {file.file}, which is there where the run was started; "
                     "the data must lie on a disk that all machines share, at the same path"

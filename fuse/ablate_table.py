@@ -219,7 +219,7 @@ def ablation_table(
             run = Run.load(runs / cell.name)
             read = cell, run, run_scores(run)
         except MgcliError as error:
-            damaged[cell.name] = f"{error}; to have it trained, delete {runs / cell.name} and run the command again"
+            damaged[cell.name] = f"{error}: delete {runs / cell.name} and run the same command again"
         else:
             of_row.setdefault(cell.row, []).append(read)
     rows = [_row(task, each, folds[row]) for row, each in of_row.items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import make_table
 
-from mgcli.cache import ClipTableError, check_clip_table, draw_validation, label_classes, read_clip_table
+from mgcli.cache import (
+    ClipTableError,
+    check_clip_table,
+    describe_clips,
+    draw_validation,
+    label_classes,
+    read_clip_table,
+)
 
 WriteCsv = Callable[[str], Path]
 
@@ -61,6 +69,11 @@ def test_without_subjects_each_video_is_its_own() -> None:
         ("clip_id,start_s,end_s\na,0,inf\n", "end_s must be a number from 0"),
         ("clip_id,start_frame,end_frame\na,0.5,2\n", "start_frame must be a whole number"),
         ("clip_id,start_s,end_s,start_frame,end_frame\na,0,1,0,25\n", "in seconds or in frames, not both; row 2"),
+        ("clip_id,start_frame,end_frame\na,0,9\nb,0,1e30\n", r"below 9007199254740992; row 3 \(end_frame '1e30'\)"),
+        ("clip_id,start_frame,end_frame\na,0,9223372036854775807\n", "end_frame must be a whole number .*; row 2"),
+        ("clip_id,skeleton_fps\na,25\nb,0\n", "skeleton_fps must be above 0, or empty .*; row 3"),
+        ("clip_id,video\na,1\nb,2\x003\n", "video holds a NUL, .*; row 3"),
+        ("clip_id,video,skeleton\na,1,2\x003\n", "skeleton holds a NUL, .*; row 2"),
         ("clip_id,video\na,1,2,3\n", "not a CSV file"),
     ],
 )
@@ -74,6 +87,31 @@ def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
         read_clip_table(tmp_path / "absent.csv")
     with pytest.raises(ClipTableError, match="is a folder"):
         read_clip_table(tmp_path)
+
+
+def test_paths_that_lead_nowhere_cost_the_table_nothing(clips_csv: WriteCsv, tmp_path: Path) -> None:
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    (tmp_path / "real.mp4").touch()
+    (tmp_path / "link.mp4").symlink_to("real.mp4")
+    long_name = f"{'x' * 300}.mp4"
+    table = read_clip_table(clips_csv(f"clip_id,video\na,loop.mp4\nb,link.mp4\nc,{long_name}\n"))
+    assert table["video"].tolist() == [str(tmp_path / name) for name in ("loop.mp4", "real.mp4", long_name)]
+    assert f"2 video file(s) not found: {tmp_path / 'loop.mp4'}" in describe_clips(table)
+
+
+@pytest.mark.parametrize("column", ["clip_id", "video", "face"])
+def test_what_the_table_cannot_keep_in_utf_8_is_refused(column: str) -> None:
+    table = pd.DataFrame({"clip_id": ["a", "b"], "video": "1.mp4", "face": "1.npy"}).astype(object)
+    table.loc[1, column] = "caf\udce9"
+    with pytest.raises(ClipTableError, match=f"{column} holds .* not UTF-8.*row 3"):
+        check_clip_table(table)
+
+
+def test_a_link_to_a_name_that_is_not_utf_8_is_refused_with_its_row(clips_csv: WriteCsv, tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.mp4")).touch()
+    (tmp_path / "link.mp4").symlink_to(os.fsdecode(b"caf\xe9.mp4"))
+    with pytest.raises(ClipTableError, match=r"video holds .* not UTF-8; rename the file; row 3"):
+        read_clip_table(clips_csv("clip_id,video\na,1.mp4\nb,link.mp4\n"))
 
 
 def test_missing_columns_are_named(clips_csv: WriteCsv) -> None:

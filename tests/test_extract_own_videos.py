@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from tiny_media import make_video
 
-from mgcli.cache import ClipTableError, open_cache
+from mgcli.cache import ClipTableError, clip_table_csv, open_cache
 from mgcli.extract import DatasetError, load_dataset
 
 
@@ -37,6 +38,44 @@ def test_videos_beside_class_folders_are_not_passed_over(flat: Path) -> None:
     (flat / "wave").mkdir()
     (flat / "wave" / "a.mp4").touch()
     with pytest.raises(DatasetError, match=r"10 video files beside its class folders, such as s0_take0\.mp4"):
+        load_dataset("folder", flat)
+
+
+def test_videos_that_are_left_out_are_named(flat: Path) -> None:
+    (flat / "day" / "one").mkdir(parents=True)
+    (flat / "day" / "one" / "a.mp4").touch()
+    (flat / "day" / ".hidden.mp4").touch()
+    (flat / "gone.mp4").symlink_to("nowhere.mp4")
+    (flat / "loop.mp4").symlink_to("loop.mp4")
+    os.mkfifo(flat / "pipe.mp4")
+    (flat / os.fsdecode(b"caf\xe9.mp4")).touch()
+    (flat / "notes.txt").touch()
+    table = load_dataset("folder", flat)
+    assert len(table) == 10
+    assert clip_table_csv(table)
+    deep, unreadable, unspellable = table.attrs["warnings"]
+    assert deep == f"{flat}: 1 videos are left out, which lie deeper than CLASS/FILE; move them up: day/one/a.mp4"
+    assert f"{flat}: 3 videos are left out, which cannot be read: gone.mp4 (no such file), loop.mp4 (" in unreadable
+    assert "pipe.mp4 (not a regular file" in unreadable
+    assert unspellable.endswith(r"which have paths that are not UTF-8; rename them: b'caf\xe9.mp4'")
+
+
+def test_a_folder_of_nothing_but_deep_videos_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "c.mp4").touch()
+    with pytest.raises(DatasetError, match=r"has no video files.*1 videos are left out, .* deeper .*: a/b/c\.mp4"):
+        load_dataset("folder", tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".mts", ".M2TS", ".3gp", ".ogv", ".vob", ".mxf"])
+def test_videos_of_camcorders_and_phones_are_taken(suffix: str, tmp_path: Path) -> None:
+    (tmp_path / f"a{suffix}").touch()
+    assert load_dataset("folder", tmp_path)["clip_id"].tolist() == ["a"]
+
+
+def test_two_files_of_one_clip_name_are_named(flat: Path) -> None:
+    (flat / "s0_take0.avi").touch()
+    with pytest.raises(DatasetError, match=r"s0_take0\.avi and .*s0_take0\.mp4 both give a clip 's0_take0'; rename"):
         load_dataset("folder", flat)
 
 
@@ -209,6 +248,13 @@ def test_whole_videos_become_windows_that_cover_them(tmp_path: Path) -> None:
     assert "torn.mp4" in note
     whole = load_dataset("folder", tmp_path, window_s=2)
     assert whole["clip_id"].tolist()[:4] == ["long_0", "long_1", "long_2", "short_0"]
+
+
+def test_a_window_that_is_called_as_another_video_is_refused(tmp_path: Path) -> None:
+    make_video(tmp_path / "a.mp4", 30)
+    (tmp_path / "a_0.mp4").touch()  # no video, so it stays one clip
+    with pytest.raises(DatasetError, match=r"a\.mp4 and .*a_0\.mp4 both give a clip 'a_0'; rename"):
+        load_dataset("folder", tmp_path, window_s=0.5)
 
 
 def test_windows_of_an_interval_stay_in_it_and_keep_its_labels(tmp_path: Path) -> None:

@@ -348,6 +348,24 @@ def test_a_plain_value_goes_to_every_modality_that_it_fits(tmp_path: Path, media
         ("video", {"tokens": "full"}, BackboneError, "no token layout 'full'; tiny_video offers: time, pooled"),
         ("video", {"weights": {"pose": "random:0"}}, BackboneError, "weights are given for pose"),
         ("video", {"options": {"video": {"num_frame": 3}}}, BackboneError, "did you mean 'num_frames'"),
+        *(
+            (
+                "video",
+                {"options": {"video": {name: "pooled"}}},
+                BackboneError,
+                f"{name} is no option .* give it with {how}",
+            )
+            for name, how in {
+                "tokens": "--tokens",
+                "precision": "--precision",
+                "device": "--device",
+                "weights": "--weights",
+                "weights_dir": r"path in \[weights\] of mgcli.toml",
+            }.items()
+        ),
+        ("video", {"backbones": {"video": 7}}, BackboneError, "video: backbone is 7; it must be text"),
+        ("video", {"tokens": {"video": 7}}, BackboneError, "video: tokens is 7; it must be text"),
+        ("video", {"weights": {"video": 7}}, BackboneError, "video: weights is 7; it must be text"),
         ("video", {"precision": "half"}, BackboneError, "unknown precision 'half'"),
         ("video", {"batch_size": 0}, BackboneError, "batch size is 0"),
         ("video", {"workers": -1}, BackboneError, "workers is -1"),

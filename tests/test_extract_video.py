@@ -115,6 +115,25 @@ def test_a_damaged_stretch_costs_only_its_own_frames(tmp_path: Path) -> None:
         assert [shown[frame] for frame in healthy] == list(healthy)
 
 
+@pytest.mark.parametrize(("counts", "said"), [((50, 50), "at 1.96 s"), ((10, 10), "for 9 frames")])
+def test_videos_one_behind_another_with_times_of_their_own_are_refused(
+    counts: tuple[int, int], said: str, tmp_path: Path
+) -> None:
+    parts = [make_video(tmp_path / f"p{i}.ts", count, first_number=100 * i) for i, count in enumerate(counts)]
+    both = tmp_path / "both.ts"
+    both.write_bytes(b"".join(part.read_bytes() for part in parts))
+    with pytest.raises(VideoError, match=rf"both\.ts: its timestamps start anew {said}; remux it: ffmpeg -i FILE"):
+        index_video(both)
+
+
+def test_a_few_doubled_timestamps_cost_only_their_own_frames(tmp_path: Path) -> None:
+    plain = {"codec_options": {"bf": "0"}}
+    parts = [make_video(tmp_path / f"{k}.ts", 50, ticks=range(48 * k, 48 * k + 50), **plain) for k in (0, 1)]
+    both = tmp_path / "both.ts"
+    both.write_bytes(b"".join(part.read_bytes() for part in parts))
+    assert index_video(both).num_frames == 98
+
+
 @pytest.mark.parametrize("name", ["cut.mp4", "cut.mkv", "cut.avi"])
 def test_a_video_cut_short_tells_what_is_left(name: str, tmp_path: Path) -> None:
     options = {"movflags": "+faststart"} if name.endswith("mp4") else {}
