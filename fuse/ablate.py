@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context, parent_process
@@ -38,6 +38,11 @@ class Outcome:
     done: list[Cell] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)  # cell -> why
     left: list[Cell] = field(default_factory=list)  # where it was stopped
+
+    def lose(self, damaged: Mapping[str, str]) -> None:
+        """Runs that cannot be read, cell -> why, are failed and not done."""
+        self.done = [cell for cell in self.done if cell.name not in damaged]
+        self.failed |= damaged
 
 
 def train_cells(

@@ -136,7 +136,7 @@ def ablate(
         engine=engine,
     )
     made = ablation_table(task, cells, outcome.done, project.runs) if outcome.done else None
-    outcome.failed |= made.damaged if made else {}
+    outcome.lose(made.damaged if made else {})
     report_failures(outcome)
     failed = {"failed": outcome.failed, "left": [cell.name for cell in outcome.left]}
     if made and made.rows:

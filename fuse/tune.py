@@ -154,7 +154,7 @@ def tune(
         raise next(iter(refused.values()))
     outcome.failed |= {trial: str(error) for trial, error in refused.items()}
     made = ablation_table(task, planned, outcome.done, runs, paired=False) if outcome.done else None
-    outcome.failed |= made.damaged if made else {}
+    outcome.lose(made.damaged if made else {})
     first = made.rows[0].runs[0].name if made and made.rows else ""
     best = next((cell for cell in outcome.done if cell.name == first), None)
     return Tuned(table=made, outcome=outcome, best=best)

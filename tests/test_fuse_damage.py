@@ -100,9 +100,11 @@ def test_a_damaged_run_costs_its_own_row_of_a_table(tmp_path: Path, file: str) -
     table = table_of(cells, outcome, runs)
     assert [row.label for row in table.rows] == ["single_pose"]
     assert list(table.damaged) == [cells[0].name]
+    outcome.lose(table.damaged)
+    assert ([cell.name for cell in outcome.done], list(outcome.failed)) == ([cells[1].name], [cells[0].name])
     assert f"delete {runs / cells[0].name} and run the same command again" in table.damaged[cells[0].name]
     (runs / cells[1].name / file).write_text("")
-    assert not table_of(cells, outcome, runs).rows
+    assert not table_of(cells, outcome, runs).rows  # nothing that is done can be read
 
 
 @pytest.mark.parametrize(
