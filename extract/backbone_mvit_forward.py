@@ -7,7 +7,8 @@ Sec. 4.1, with the parameters of torchvision's modules. For query i and key j, a
 
 R^h_ij depends on the rows of i and j alone, and so on: E is a product of two thin matrices. Each query gets a column
 for every place that a key can have on an axis, holding Q_i . R there; each key gets ones in its own three. Put
-beside Q and K they make the scores one matrix product, which a fused kernel never stores.
+beside Q and K they make the scores one matrix product, which a fused kernel never stores. Keys that are there only
+to round their number have no place and hold `ABSENT` in one more column, where each query holds 1.
 
 Departures from the paper, as in its released code and in torchvision: E is not divided by sqrt(d); the class token
 has no E, and its Q is not added.
@@ -19,15 +20,22 @@ has no E, and its Q is not added.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mgcli.extract.core_lanes import each_beside_others
+
 Grid = tuple[int, int, int]
 AXES = "thw"
-WIDTH_MULTIPLE = 8  # of what the kernel multiplies: fused kernels on GPUs want it, on CPUs it is faster
+# Of what the kernel multiplies. In bfloat16 a CPU multiplies tiles; attention is 5 times as fast where they fit. Fused
+# kernels on GPUs want multiples of 8.
+WIDTH_MULTIPLE = 16
+KEYS_MULTIPLE = 32
+ABSENT = -30000.0  # score of a key that is none: its weight is 0 exactly; float16 can hold it
 MLP_ROWS = 4096  # tokens at once on a CPU; above 32 MB, memory is fetched from the system each time
 
 
@@ -53,8 +61,8 @@ class FusedForward(nn.Module):
             inputs: on a CPU they go through one by one, which is faster than together.
         """
         if inputs.device.type == "cpu" and len(inputs) > 1:
-            return torch.cat([self(network, each) for each in inputs.split(1)])
-        x = network.get_submodule("conv_proj")(inputs)  # (B, C, T', H', W')
+            return each_beside_others(partial(self, network), inputs)
+        x = _patches(network.get_submodule("conv_proj"), inputs)  # (B, C, T', H', W')
         x = network.get_submodule("pos_encoding")(x.flatten(2).transpose(1, 2))  # (B, 1 + T' * H' * W', C)
         for block, attention in zip(_blocks(network), self.attentions, strict=True):
             assert isinstance(attention, FusedAttention)
@@ -74,7 +82,7 @@ class FusedAttention(nn.Module):
     index_t: Tensor  # (places of queries, places of keys): rows of rel_pos_t; likewise of the other axes
     index_h: Tensor
     index_w: Tensor
-    key_columns: Tensor  # (Nk, columns): ones at a key's places on t, h and w; no ones for the class token
+    no_keys: Tensor  # (Nk', S + columns): what each key has beside K; Nk' is Nk rounded up
 
     def __init__(self, attn: Any, grid: Grid) -> None:
         """Args: attn: torchvision's module; grid: of the tokens that it reads."""
@@ -84,8 +92,7 @@ class FusedAttention(nn.Module):
         self.key_grid = _pooled_grid(grid, attn.pool_k.pool)
         for axis, queries, keys in zip(AXES, self.query_grid, self.key_grid, strict=True):
             self.register_buffer(f"index_{axis}", _relative_index(queries, keys), persistent=False)
-        width = math.ceil((attn.head_dim + sum(self.key_grid)) / WIDTH_MULTIPLE) * WIDTH_MULTIPLE
-        self.register_buffer("key_columns", _key_columns(self.key_grid, width - attn.head_dim), persistent=False)
+        self.register_buffer("no_keys", _no_keys(self.key_grid, attn.head_dim), persistent=False)
 
     def forward(self, attn: Any, x: Tensor) -> Tensor:
         """(B, N, C) tokens of this grid -> (B, Nq, C') of the query grid.
@@ -100,9 +107,10 @@ class FusedAttention(nn.Module):
         k = self._heads(k, attn, attn.pool_k, scale=attn.scaler)  # (B, Nk, I, S)
         v = self._heads(v, attn, attn.pool_v)  # (B, Nk, I, S)
         wide_q = torch.cat([q, self._query_columns(attn, q)], dim=3)  # (B, Nq, I, S + columns)
-        key_columns = self.key_columns[:, None].expand(len(k), -1, attn.num_heads, -1)
-        wide_k = torch.cat([k, key_columns], dim=3)  # (B, Nk, I, S + columns)
-        wide_v = F.pad(v, (0, key_columns.shape[3]))  # the kernel takes one width for all three
+        wide_k = self.no_keys[:, None].repeat(len(k), 1, attn.num_heads, 1)  # (B, Nk', I, S + columns)
+        wide_v = torch.zeros_like(wide_k)  # the kernel takes one width for all three
+        for wide, each in ((wide_k, k), (wide_v, v)):
+            wide[:, : each.shape[1], :, : attn.head_dim] = each
         z = F.scaled_dot_product_attention(
             wide_q.transpose(1, 2), wide_k.transpose(1, 2), wide_v.transpose(1, 2), scale=1.0
         )  # (B, I, Nq, S + columns)
@@ -118,8 +126,8 @@ class FusedAttention(nn.Module):
         return F.layer_norm(x, norm.normalized_shape, norm.weight * scale, norm.bias * scale, norm.eps)
 
     def _query_columns(self, attn: Any, q: Tensor) -> Tensor:
-        """(B, Nq, I, S) -> (B, Nq, I, columns): Q . R for the places on t, on h, on w; zeros for the class token."""
-        columns = q.new_zeros(*q.shape[:3], self.key_columns.shape[1])
+        """(B, Nq, I, S) -> (B, Nq, I, columns): Q . R for the places on t, h and w (0 for the class token), then 1."""
+        columns = q.new_zeros(*q.shape[:3], self.no_keys.shape[1] - attn.head_dim)
         q_grid, columns_grid = (each[:, 1:].unflatten(1, self.query_grid) for each in (q, columns))
         start = 0
         for axis, keys in zip(AXES, self.key_grid, strict=True):
@@ -127,11 +135,20 @@ class FusedAttention(nn.Module):
             products = torch.einsum(f"bthwis,{axis}ks->bthwik", q_grid, relative)
             columns_grid[..., start : start + keys] = products
             start += keys
+        columns[..., start] = 1
         return columns
 
 
 def _blocks(network: nn.Module) -> Any:
     return network.get_submodule("blocks")
+
+
+def _patches(conv: Any, inputs: Tensor) -> Tensor:
+    """(B, 3, T, H, W) -> (B, C, T', H', W')."""
+    if inputs.device.type != "cpu":
+        return conv(inputs)
+    exact = inputs.float(), conv.weight.float(), conv.bias.float()  # 3 channels fill no tile: three times as fast so
+    return F.conv3d(*exact, conv.stride, conv.padding).to(inputs.dtype)
 
 
 def _pool(x: Tensor, pool: Any, grid: Grid) -> Tensor:
@@ -174,8 +191,17 @@ def _relative_index(queries: int, keys: int) -> Tensor:
     return query_places[:, None] - key_places[None, :] + key_places[-1]
 
 
-def _key_columns(grid: Grid, num_columns: int) -> Tensor:
-    """(1 + T * H * W, columns): ones at each key's places on t, h and w."""
+def _no_keys(grid: Grid, head_dim: int) -> Tensor:
+    """(Nk', S + columns): zeros, then ones at each key's places on t, h and w; the class token has no place."""
     places = torch.cartesian_prod(*(torch.arange(size) for size in grid)).unbind(dim=1)  # 3 of (T * H * W,)
     ones = torch.cat([torch.eye(size)[each] for size, each in zip(grid, places, strict=True)], dim=1)
-    return F.pad(ones, (0, num_columns - ones.shape[1], 1, 0))
+    num_keys = 1 + len(ones)
+    absent = head_dim + sum(grid)  # column
+    wide = torch.zeros(_rounded_up(num_keys, KEYS_MULTIPLE), _rounded_up(absent + 1, WIDTH_MULTIPLE))
+    wide[1:num_keys, head_dim:absent] = ones
+    wide[num_keys:, absent] = ABSENT
+    return wide
+
+
+def _rounded_up(number: int, multiple: int) -> int:
+    return math.ceil(number / multiple) * multiple

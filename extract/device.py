@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from mgcli.extract.backbone import Backbone, BackboneError
+from mgcli.extract.core_lanes import num_lanes
 
-BATCH_SIZE_CPU = 2
+LANE_INPUTS = 2  # of a batch on a CPU
 BATCH_SIZE_CUDA = 32
 MOST_DECODER_THREADS = 16  # each thread more holds a frame more, and delays the first frame after a seek
 COMPILE_FROM_CLIPS = 5000  # compiling takes a minute or two; a GPU embeds so many clips in a few seconds to minutes
@@ -81,7 +82,7 @@ def choose_batch_size(batch_size: int | None, device: torch.device) -> int:
         BackboneError: below 1.
     """
     if batch_size is None:
-        return BATCH_SIZE_CUDA if device.type == "cuda" else BATCH_SIZE_CPU
+        return BATCH_SIZE_CUDA if device.type == "cuda" else LANE_INPUTS * num_lanes()
     if batch_size < 1:
         raise BackboneError(f"batch size is {batch_size}; it must be 1 or more")
     return batch_size

@@ -25,10 +25,11 @@ class Shrink:
 
     def __call__(self, picture: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 -> (h, w, 3) uint8."""
-        (top, bottom, down), (left, right, along) = self.taps((picture.shape[0], picture.shape[1]))
-        down, along = down[:, None, None], along[None, :, None]
-        upper, lower = (_between(picture[rows], left, right, along) for rows in (top, bottom))
-        return np.rint(upper * (1 - down) + lower * down).astype(np.uint8)
+        corners, along, down = _corners((picture.shape[0], picture.shape[1]), self)
+        values = np.ascontiguousarray(picture).reshape(-1)
+        upper, lower = (_between(values.take(left), values.take(right), along) for left, right in corners)  # (h, w * 3)
+        shrunk = _between(upper, lower, down)
+        return np.rint(shrunk, out=shrunk).astype(np.uint8).reshape(*self.crop_px, 3)
 
     def taps(self, size_px: tuple[int, int]) -> tuple[Taps, Taps]:
         """Which rows, and which columns, of a picture of that height and width each pixel of the crop lies between."""
@@ -78,9 +79,25 @@ class FramedShrink:
 Look = Shrink | FramedShrink | None  # what is made of a picture where it is decoded; None: it stays as large as it is
 
 
-def _between(rows: np.ndarray, left: np.ndarray, right: np.ndarray, along: np.ndarray) -> np.ndarray:
-    """(h, W, 3) -> (h, w, 3) float32: columns weighted between a left and a right one."""
-    return np.take(rows, left, axis=1) * (1 - along) + np.take(rows, right, axis=1) * along
+def _between(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Each pair of values weighted, in float32; `weight` is the second one's."""
+    between = first * (1 - weight)
+    between += second * weight
+    return between
+
+
+@lru_cache(8)  # 5 MB each
+def _corners(size_px: tuple[int, int], shrink: Shrink) -> tuple[list[list[np.ndarray]], np.ndarray, np.ndarray]:
+    """Where in a picture's bytes the values lie that each one of the crop lies between, and how far.
+
+    Returns:
+        of the row above and of the one below the places to the left and to the right, (h, w * 3) each;
+        the weights of those to the right, (1, w * 3); and of the row below, (h, 1).
+    """
+    (*rows, down), (*columns, along) = shrink.taps(size_px)
+    of_pixels = [(column[:, None] * 3 + np.arange(3)).reshape(-1) for column in columns]  # (w * 3,) each
+    corners = [[row[:, None] * (3 * size_px[1]) + values for values in of_pixels] for row in rows]
+    return corners, np.repeat(along, 3)[None], down[:, None]
 
 
 @lru_cache(64)
