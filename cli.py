@@ -31,6 +31,7 @@ with LeaveOnInterrupt():
         say,
         stops_with,
     )
+    from mgcli.cache.freed_memory import keep_freed_memory
     from mgcli.cache.interrupt import hear_interrupts
     from mgcli.extract.commands import app as extract_app
     from mgcli.extract.commands import cache_app as extract_cache_app
@@ -84,6 +85,7 @@ def main() -> None:
     """Entry point: a user's mistake prints its message and exits 1, Ctrl-C exits 130; a bug keeps its traceback."""
     try:
         hear_interrupts()
+        keep_freed_memory()
         sys.path.append(str(Path.cwd()))  # where a user's own package.module:Class may lie
         app()
     except SystemExit as end:
