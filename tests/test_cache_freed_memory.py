@@ -56,7 +56,9 @@ def test_a_process_that_is_started_keeps_it_too() -> None:
     assert max(page_faults(KEEP + child)) < 3 * ROUND_PAGES
 
 
-@pytest.mark.parametrize("tuned", [{"MALLOC_TRIM_THRESHOLD_": "131072"}, {"GLIBC_TUNABLES": "glibc.malloc.arena_max=4"}])
+@pytest.mark.parametrize(
+    "tuned", [{"MALLOC_TRIM_THRESHOLD_": "131072"}, {"GLIBC_TUNABLES": "glibc.malloc.arena_max=4"}]
+)
 def test_what_a_user_has_tuned_stays(tuned: dict[str, str]) -> None:
     program = KEEP + "import os; print(*(int(each.startswith('MALLOC_')) for each in os.environ))"
     assert sum(page_faults(program, **tuned)) == sum(name.startswith("MALLOC_") for name in tuned)
