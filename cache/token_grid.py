@@ -38,7 +38,8 @@ class TokenGrid:
         counts = (self.class_tokens + 1, self.times, self.places)
         if any(type(count) is not int or count < 1 for count in counts) or not 0 <= self.middle < self.times:
             raise CacheError(
-                f"{self}: there is no such grid; times and places are 1 or more, the middle is among the times"
+                f"there is no grid of {self.class_tokens} class tokens, {self.times} times and {self.places} places "
+                f"with its middle at {self.middle}; times and places are 1 or more, the middle is among the times"
             )
 
     @property

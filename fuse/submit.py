@@ -152,6 +152,8 @@ def submit_runs(
         raise SubmitError(
             "a prior moves the threshold between the two answers, and no probability; leave one of them out"
         )
+    if prior is not None and not calibrated:
+        raise SubmitError("a prior moves the threshold of calibrated probabilities; give calibrated=True with it")
     if out.is_dir():
         raise SubmitError(f"{out} is a folder; give a file with --out, such as {out / 'file'}{out.suffix or '.zip'}")
     if out.suffix not in (".zip", ".csv"):

@@ -117,7 +117,7 @@ def test_a_set_that_does_not_say_how_its_tokens_lie_is_told(cache: FeatureCache)
 
 @pytest.mark.parametrize("text", ["", "1,8", "1,8,x", "1,8,49,3,4", "1,0,49", "-1,8,49", "1.5,8,49"])
 def test_a_grid_that_makes_no_sense_is_refused(text: str) -> None:
-    with pytest.raises(CacheError, match=r"it takes CLASS,TIMES,PLACES|there is no such grid"):
+    with pytest.raises(CacheError, match=r"it takes CLASS,TIMES,PLACES|there is no grid of"):
         parse_grid(text)
 
 

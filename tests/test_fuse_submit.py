@@ -260,6 +260,11 @@ def test_a_wrong_choice_is_said(
         submit_runs([runs["gesture"]], cache, tmp_path / given.pop("out"), **given)
 
 
+def test_a_prior_without_calibration_is_refused(cache: FeatureCache, runs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(SubmitError, match="give calibrated=True"):
+        submit_runs([runs["emotion"]], cache, tmp_path / "out.zip", form="miga2025-track3", prior=0.2)
+
+
 def test_a_prior_for_probabilities_is_refused(cache: FeatureCache, runs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(SubmitError, match="a prior moves the threshold between the two answers, and no probability"):
         submit_runs(
