@@ -67,6 +67,7 @@ class Backbone(nn.Module, ABC):
     layouts: ClassVar[tuple[str, ...]]  # token layouts it offers, default first
     precisions: ClassVar[tuple[str, ...]] = ("float32", "bfloat16")  # it can compute in
     has_weights: ClassVar[bool] = True  # False: a fixed computation
+    in_lanes: ClassVar[bool] = False  # on a CPU the inputs of a batch go beside each other (`core_lanes.py`)
     published: ClassVar[PublishedWeights | None] = None
     trained_stem: ClassVar[str] = ""  # of the file that `mgcli backbone-train` makes for it
     weights_hint: ClassVar[str] = ""  # how to come by weights, where it needs some and none are published for it

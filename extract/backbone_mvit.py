@@ -46,6 +46,7 @@ class MViTv2S(Backbone):
     reads = "video"
     shrink: Shrink
     layouts = ("time", "full", "pooled")
+    in_lanes = True
     published = PublishedWeights(
         file="mvit_v2_s-ae3be167.pth",
         sha256="ae3be167",

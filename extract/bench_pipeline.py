@@ -186,7 +186,7 @@ def bench_extraction(config: PipelineBenchConfig | None = None, *, progress: boo
     backbone = make(precision=precision)
     compiled = choose_compile(config.compile, device, config.clips)
     network = as_run(backbone, compiled)
-    batch_size = choose_batch_size(config.batch_size, device)
+    batch_size = choose_batch_size(config.batch_size, device, backbone.in_lanes)
     with tempfile.TemporaryDirectory(prefix="mgcli-bench-") as name:
         folder, seconds = Path(name), config.minutes * 60
         size_px = (config.width_px, config.height_px)

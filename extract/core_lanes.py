@@ -7,6 +7,7 @@ has at that moment. Threads with an input each wait for nobody. On 2 cores MViTv
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -50,6 +51,10 @@ def _pool(lanes: int, threads: int) -> ThreadPoolExecutor:
     list(pool.map(lambda _: all_there.wait(), range(lanes)))
     torch.set_num_threads(all_threads)  # threads that are yet to start take the number that was set last
     return pool
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a fork has the pool, but none of its threads
 
 
 def _compute_with(threads: int) -> None:

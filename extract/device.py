@@ -16,7 +16,7 @@ from torch import Tensor
 from mgcli.extract.backbone import Backbone, BackboneError
 from mgcli.extract.core_lanes import num_lanes
 
-LANE_INPUTS = 2  # of a batch on a CPU
+BATCH_SIZE_CPU = 2  # for each lane, where a network has some
 BATCH_SIZE_CUDA = 32
 MOST_DECODER_THREADS = 16  # each thread more holds a frame more, and delays the first frame after a seek
 COMPILE_FROM_CLIPS = 5000  # compiling takes a minute or two; a GPU embeds so many clips in a few seconds to minutes
@@ -75,14 +75,16 @@ def choose_precision(precision: str, kind: type[Backbone], device: torch.device)
     return precision
 
 
-def choose_batch_size(batch_size: int | None, device: torch.device) -> int:
-    """Inputs a batch; the pipeline halves it when memory runs out.
+def choose_batch_size(batch_size: int | None, device: torch.device, in_lanes: bool = False) -> int:
+    """Inputs a batch, for a backbone that is `in_lanes` or not; the pipeline halves it when memory runs out.
 
     Raises:
         BackboneError: below 1.
     """
     if batch_size is None:
-        return BATCH_SIZE_CUDA if device.type == "cuda" else LANE_INPUTS * num_lanes()
+        if device.type == "cuda":
+            return BATCH_SIZE_CUDA
+        return BATCH_SIZE_CPU * (num_lanes() if in_lanes else 1)
     if batch_size < 1:
         raise BackboneError(f"batch size is {batch_size}; it must be 1 or more")
     return batch_size

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -9,7 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from mgcli.extract.backbone import backbone_class
 from mgcli.extract.core_lanes import MOST_LANES, each_beside_others, num_lanes
+from mgcli.extract.device import choose_batch_size
+from mgcli.extract.names import BACKBONES
 
 
 @pytest.fixture
@@ -92,3 +98,30 @@ def test_lanes_are_as_many_as_threads_and_not_too_many() -> None:
             assert num_lanes() == min(threads, MOST_LANES)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_fork_computes(four_threads: None) -> None:
+    """Its pool would wait for threads that are in its parent alone."""
+    program = """
+import os, torch
+from mgcli.extract.core_lanes import each_beside_others
+torch.set_num_threads(2)
+with torch.inference_mode():
+    each_beside_others(lambda inputs: inputs + 1, torch.ones(2, 1))
+    child = os.fork()
+    found = each_beside_others(lambda inputs: inputs + 1, torch.ones(2, 1))
+if not child:
+    os._exit(int(found.sum()))
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "4"
+
+
+@pytest.mark.parametrize("backbone", list(BACKBONES))
+def test_a_batch_is_larger_where_lanes_share_it(four_threads: None, backbone: str) -> None:
+    kind = backbone_class(backbone)
+    found = choose_batch_size(None, torch.device("cpu"), kind.in_lanes)
+    assert found == (8 if backbone == "mvit_v2_s" else 2)
+    assert choose_batch_size(5, torch.device("cpu"), kind.in_lanes) == 5
