@@ -25,10 +25,13 @@ class Shrink:
 
     def __call__(self, picture: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 -> (h, w, 3) uint8."""
-        corners, along, down = _corners((picture.shape[0], picture.shape[1]), self)
-        values = np.ascontiguousarray(picture).reshape(-1)
-        upper, lower = (_between(values.take(left), values.take(right), along) for left, right in corners)  # (h, w * 3)
-        shrunk = _between(upper, lower, down)
+        (*rows, down), (*columns, along) = self.taps((picture.shape[0], picture.shape[1]))
+        left, right = ((3 * column[:, None] + np.arange(3)).reshape(-1) for column in columns)  # (w * 3,) of a row
+        upper, lower = (
+            _between(values.take(left, axis=1), values.take(right, axis=1), along.repeat(3))  # (h, w * 3)
+            for values in (picture[row].reshape(len(row), -1) for row in rows)
+        )
+        shrunk = _between(upper, lower, down[:, None])
         return np.rint(shrunk, out=shrunk).astype(np.uint8).reshape(*self.crop_px, 3)
 
     def taps(self, size_px: tuple[int, int]) -> tuple[Taps, Taps]:
@@ -84,20 +87,6 @@ def _between(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> np.nd
     between = first * (1 - weight)
     between += second * weight
     return between
-
-
-@lru_cache(8)  # 5 MB each
-def _corners(size_px: tuple[int, int], shrink: Shrink) -> tuple[list[list[np.ndarray]], np.ndarray, np.ndarray]:
-    """Where in a picture's bytes the values lie that each one of the crop lies between, and how far.
-
-    Returns:
-        of the row above and of the one below the places to the left and to the right, (h, w * 3) each;
-        the weights of those to the right, (1, w * 3); and of the row below, (h, 1).
-    """
-    (*rows, down), (*columns, along) = shrink.taps(size_px)
-    of_pixels = [(column[:, None] * 3 + np.arange(3)).reshape(-1) for column in columns]  # (w * 3,) each
-    corners = [[row[:, None] * (3 * size_px[1]) + values for values in of_pixels] for row in rows]
-    return corners, np.repeat(along, 3)[None], down[:, None]
 
 
 @lru_cache(64)
