@@ -82,7 +82,7 @@ class FusedAttention(nn.Module):
     index_t: Tensor  # (places of queries, places of keys): rows of rel_pos_t; likewise of the other axes
     index_h: Tensor
     index_w: Tensor
-    no_keys: Tensor  # (Nk', S + columns): what each key has beside K; Nk' is Nk rounded up
+    blank_keys: Tensor  # (Nk', S + columns): the keys' columns, and zeros where K goes; Nk' is Nk rounded up
 
     def __init__(self, attn: Any, grid: Grid) -> None:
         """Args: attn: torchvision's module; grid: of the tokens that it reads."""
@@ -92,7 +92,7 @@ class FusedAttention(nn.Module):
         self.key_grid = _pooled_grid(grid, attn.pool_k.pool)
         for axis, queries, keys in zip(AXES, self.query_grid, self.key_grid, strict=True):
             self.register_buffer(f"index_{axis}", _relative_index(queries, keys), persistent=False)
-        self.register_buffer("no_keys", _no_keys(self.key_grid, attn.head_dim), persistent=False)
+        self.register_buffer("blank_keys", _blank_keys(self.key_grid, attn.head_dim), persistent=False)
 
     def forward(self, attn: Any, x: Tensor) -> Tensor:
         """(B, N, C) tokens of this grid -> (B, Nq, C') of the query grid.
@@ -107,7 +107,7 @@ class FusedAttention(nn.Module):
         k = self._heads(k, attn, attn.pool_k, scale=attn.scaler)  # (B, Nk, I, S)
         v = self._heads(v, attn, attn.pool_v)  # (B, Nk, I, S)
         wide_q = torch.cat([q, self._query_columns(attn, q)], dim=3)  # (B, Nq, I, S + columns)
-        wide_k = self.no_keys[:, None].repeat(len(k), 1, attn.num_heads, 1)  # (B, Nk', I, S + columns)
+        wide_k = self.blank_keys[:, None].repeat(len(k), 1, attn.num_heads, 1)  # (B, Nk', I, S + columns)
         wide_v = torch.zeros_like(wide_k)  # the kernel takes one width for all three
         for wide, each in ((wide_k, k), (wide_v, v)):
             wide[:, : each.shape[1], :, : attn.head_dim] = each
@@ -127,7 +127,7 @@ class FusedAttention(nn.Module):
 
     def _query_columns(self, attn: Any, q: Tensor) -> Tensor:
         """(B, Nq, I, S) -> (B, Nq, I, columns): Q . R for the places on t, h and w (0 for the class token), then 1."""
-        columns = q.new_zeros(*q.shape[:3], self.no_keys.shape[1] - attn.head_dim)
+        columns = q.new_zeros(*q.shape[:3], self.blank_keys.shape[1] - attn.head_dim)
         q_grid, columns_grid = (each[:, 1:].unflatten(1, self.query_grid) for each in (q, columns))
         start = 0
         for axis, keys in zip(AXES, self.key_grid, strict=True):
@@ -191,7 +191,7 @@ def _relative_index(queries: int, keys: int) -> Tensor:
     return query_places[:, None] - key_places[None, :] + key_places[-1]
 
 
-def _no_keys(grid: Grid, head_dim: int) -> Tensor:
+def _blank_keys(grid: Grid, head_dim: int) -> Tensor:
     """(Nk', S + columns): zeros, then ones at each key's places on t, h and w; the class token has no place."""
     places = torch.cartesian_prod(*(torch.arange(size) for size in grid)).unbind(dim=1)  # 3 of (T * H * W,)
     ones = torch.cat([torch.eye(size)[each] for size, each in zip(grid, places, strict=True)], dim=1)

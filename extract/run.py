@@ -54,7 +54,7 @@ def run_extraction(
     stages = plan_stages(cache, extraction, table, device, library)
     if why_not and any(stage.decoder and stage.requests for stage in stages):
         feed.warning(why_not)
-    sizes = [choose_batch_size(extraction.batch_size, device, stage.backbone.in_lanes) for stage in stages]
+    batch_sizes = [choose_batch_size(extraction.batch_size, device, stage.backbone.in_lanes) for stage in stages]
     num_files = len(by_file([request for stage in stages for request in stage.requests]))
     workers = num_readers(extraction, num_files)
     decoders = decoders or make_decoders(workers, library, feed.warning)
@@ -64,7 +64,7 @@ def run_extraction(
     with ExitStack() as stack:
         stack.enter_context(on_device(device))
         jobs = feed.jobs(stages)
-        for stage, batch_size in zip(stages, sizes, strict=True):
+        for stage, batch_size in zip(stages, batch_sizes, strict=True):
             writer = stack.enter_context(stage.feature_set.writer())
             embedder = ModalityEmbedder(
                 stage.backbone,
@@ -79,7 +79,7 @@ def run_extraction(
             stack.callback(embedder.settle)
         stack.enter_context(behind)
         read = partial(read_file, decoders=decoders)
-        lookahead = BATCHES_AHEAD * max(sizes)
+        lookahead = BATCHES_AHEAD * max(batch_sizes)
         events = stack.enter_context(closing(read_ahead(jobs, read, workers=workers, lookahead=lookahead)))
         stack.enter_context(closing(decoders))  # closed before its readers are waited for
         for event in _timed(events, clock):

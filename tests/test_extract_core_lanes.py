@@ -101,7 +101,7 @@ def test_lanes_are_as_many_as_threads_and_not_too_many() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_a_fork_computes(four_threads: None) -> None:
+def test_a_fork_computes() -> None:
     """Its pool would wait for threads that are in its parent alone."""
     program = """
 import os, torch

@@ -83,12 +83,12 @@ def test_the_state_dict_is_that_of_torchvision_alone(network: Any) -> None:
 @pytest.mark.parametrize("number", [0, 2, 14, 15])
 def test_what_attention_multiplies_fits_into_tiles(network: Any, number: int) -> None:
     attention = FusedForward(network).attentions[number]
-    keys, width = attention.no_keys.shape
+    keys, width = attention.blank_keys.shape
     num_keys, head_dim = 1 + torch.Size(attention.key_grid).numel(), network.blocks[number].attn.head_dim
     assert keys % 32 == 0
     assert 0 <= keys - num_keys < 32
     assert width % 16 == 0
     assert 0 < width - head_dim - sum(attention.key_grid) <= 16
-    scores = attention.no_keys[:, head_dim + sum(attention.key_grid)]
+    scores = attention.blank_keys[:, head_dim + sum(attention.key_grid)]
     assert (scores[:num_keys] == 0).all()
     assert (torch.exp(scores[num_keys:] + 1000) == 0).all()  # beside any score that a float32 softmax has met
