@@ -11,10 +11,11 @@ from contextlib import closing
 import pandas as pd
 
 from mgcli.cache import Failure, FeatureCache, Progress, warn
+from mgcli.extract.clip_request import ClipRequest
 from mgcli.extract.decoder import Decoders
 from mgcli.extract.device import choose_device
 from mgcli.extract.engine import ClipKey
-from mgcli.extract.inputs import ClipRequest, by_file
+from mgcli.extract.inputs import by_file
 from mgcli.extract.plan import Extraction, Stage, clip_key, plan_notes, plan_warnings, planned_modality
 from mgcli.extract.report import ExtractReport, failures_to_list, modality_report
 from mgcli.extract.run import run_extraction

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mgcli.extract.clip_request import ClipRequest, InputReady
 from mgcli.extract.decoder import Decoder, Decoders, Needs, Pictures
-from mgcli.extract.inputs import ClipRequest, InputReady, by_file, read_file
+from mgcli.extract.inputs import by_file, read_file
 from mgcli.extract.read_ahead import read_ahead
 from mgcli.extract.run_clock import RunProfile
 from mgcli.extract.shrink import Look

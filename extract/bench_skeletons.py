@@ -22,9 +22,10 @@ from torch import Tensor
 
 from mgcli.cache import MgcliError, Progress, check_clip_table, writing
 from mgcli.extract.backbone import Backbone, Prepared
+from mgcli.extract.clip_request import ClipFailed, InputReady
 from mgcli.extract.decoder import InlineDecoders
 from mgcli.extract.device import choose_workers
-from mgcli.extract.inputs import ClipFailed, InputReady, by_file, read_file
+from mgcli.extract.inputs import by_file, read_file
 from mgcli.extract.modality import clip_requests
 from mgcli.extract.read_ahead import read_ahead
 from mgcli.extract.skeleton_layouts import joint_layout

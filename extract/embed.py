@@ -17,8 +17,8 @@ from torch import Tensor
 
 from mgcli.cache import Failure, FeatureWriter, NonFiniteTokensError
 from mgcli.extract.backbone import Backbone, BackboneError
+from mgcli.extract.clip_request import ClipRequest, InputReady
 from mgcli.extract.device import as_run, compile_fault
-from mgcli.extract.inputs import ClipRequest, InputReady
 from mgcli.extract.write_behind import WriteBehind
 
 # What others than torch's own allocator of a GPU say: that of a CPU, that of pinned memory, cuBLAS, and cuDNN, of

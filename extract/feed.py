@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from mgcli.cache import Failure
-from mgcli.extract.inputs import ClipRequest
+from mgcli.extract.clip_request import ClipRequest
 from mgcli.extract.plan import Stage
 from mgcli.extract.run_clock import RunProfile
 

@@ -13,80 +13,19 @@ from pathlib import Path
 import numpy as np
 
 from mgcli.cache import MgcliError
-from mgcli.extract.backbone import Backbone, Prepared
+from mgcli.extract.clip_request import ClipEvent, ClipFailed, ClipRequest, ClipWarning, InputReady
 from mgcli.extract.decoder import Decoder, Decoders, Pictures
 from mgcli.extract.face import FaceError
 from mgcli.extract.face_crops import FaceCrops
 from mgcli.extract.interval import clip_interval, longest_shown, said
-from mgcli.extract.shrink import FramedShrink, Look
+from mgcli.extract.shrink import Look
 from mgcli.extract.skeleton import Skeleton, read_skeleton
 from mgcli.extract.skeleton_layouts import LayoutError, SkeletonError
-from mgcli.extract.unchanged import WatchedVideo
+from mgcli.extract.unchanged import ReadFaces, ReadSkeleton, WatchedVideo
 from mgcli.extract.video import VideoError, VideoIndex
-from mgcli.extract.views import ClipView
 
 END_SLACK_S = 0.5  # an interval may end this long after its video before that is worth a warning
 MAX_SHOWN_S = 60.0  # a frame shown for longer is worth a warning, and a fault where windows outnumber the frames
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipRequest:
-    """One clip, or one augmented view of it, for one backbone."""
-
-    number: int  # place among all requests of the run
-    clip_id: str
-    source: str  # 16 hex digits; empty where a file is not there
-    modality: str
-    backbone: Backbone
-    video: Path | None
-    skeleton: Path | None
-    skeleton_fps: float | None
-    face: Path | None  # None: faces are detected
-    seconds: tuple[float, float] | None  # [start, end); None with `frames` None: the whole video
-    frames: tuple[int, int] | None  # [start, end)
-    video_source: str = ""  # of the video and interval that the run was planned with; empty where none was there
-    view: ClipView | None = None  # None: the plain view
-
-    @property
-    def view_number(self) -> int:
-        """0 the plain view; 1 and up augmented ones."""
-        return 0 if self.view is None else self.view.number
-
-    @property
-    def look(self) -> Look:
-        """What a picture is needed as."""
-        shrink = self.backbone.shrink
-        return shrink if shrink is None or self.view is None else FramedShrink(self.view.framing, shrink)
-
-
-@dataclass(frozen=True, eq=False)
-class InputReady:
-    """One input of a clip; a clip is whole when all `of` have come."""
-
-    request: ClipRequest
-    window: int
-    of: int
-    prepared: Prepared
-
-
-@dataclass(frozen=True, eq=False)
-class ClipFailed:
-    """A clip that will give no tokens."""
-
-    request: ClipRequest
-    stage: str  # open, skeleton, face, interval, decode, prepare
-    reason: str
-
-
-@dataclass(frozen=True, eq=False)
-class ClipWarning:
-    """A clip that goes on, with something a person should know."""
-
-    request: ClipRequest
-    message: str
-
-
-ClipEvent = InputReady | ClipFailed | ClipWarning
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +63,7 @@ def _read_file(requests: Sequence[ClipRequest], decoder: Decoder) -> Iterator[Cl
             index = error
     of_skeleton = [each for each in requests if each.backbone.reads == "skeleton"]
     for _, group in groupby(of_skeleton, key=lambda each: (each.skeleton, each.skeleton_fps, each.modality)):
-        yield from _read_skeletons(list(group), index)
+        yield from _read_skeletons(list(group), index, watched)
     of_video = [each for each in requests if each.backbone.reads in ("video", "face")]
     if of_video:
         yield from _read_video(of_video, index, watched, decoder)
@@ -134,7 +73,9 @@ def _needs_video(request: ClipRequest) -> bool:
     return request.backbone.reads != "skeleton" or request.skeleton_fps is None
 
 
-def _read_skeletons(requests: Sequence[ClipRequest], index: VideoIndex | MgcliError | None) -> Iterator[ClipEvent]:
+def _read_skeletons(
+    requests: Sequence[ClipRequest], index: VideoIndex | MgcliError | None, watched: WatchedVideo | None
+) -> Iterator[ClipEvent]:
     """The inputs of one modality's clips that share a skeleton file."""
     path, fps, backbone = requests[0].skeleton, requests[0].skeleton_fps, requests[0].backbone
     try:
@@ -158,7 +99,14 @@ def _read_skeletons(requests: Sequence[ClipRequest], index: VideoIndex | MgcliEr
         view = window.request.view
         return joints if view is None else view.change_joints(joints, layout or skeleton.layout)
 
+    read = ReadSkeleton(path)
+    clock = watched if fps is None else None
     for request in requests:
+        changed = "" if clock is None else clock.fault(request.video_source, request.interval)
+        changed = changed or read.fault(request.file_source, request.interval, fps, clock and clock.identity)
+        if changed:
+            yield ClipFailed(request, "skeleton", changed)
+            continue
         for item in _windows(request, skeleton):
             if isinstance(item, _Window):
                 yield _prepare(item, joints_of)
@@ -178,18 +126,26 @@ def _read_video(
         yield from (ClipFailed(request, "open", reason) for request in requests)
         return
     face_crops = FaceCrops(index.num_frames, requests[0].backbone.device)
+    read: dict[Path, ReadFaces] = {}
     windows: list[_Window] = []
     for request in requests:
-        changed = watched.fault(request.video_source, request.seconds, request.frames)
+        changed = watched.fault(request.video_source, request.interval)
         if changed:
             yield ClipFailed(request, "open", changed)
             continue
-        try:
-            if request.backbone.reads == "face":
-                face_crops.open(request.face)
-        except FaceError as error:
-            yield ClipFailed(request, "face", str(error))
-            continue
+        path = request.face if request.backbone.reads == "face" else None
+        if path is not None:
+            try:
+                face_crops.open(path)
+            except FaceError as error:
+                yield ClipFailed(request, "face", str(error))
+                continue
+            if path not in read:
+                read[path] = ReadFaces(path)
+            changed = read[path].fault(request.file_source, request.interval, watched.identity)
+            if changed:
+                yield ClipFailed(request, "face", changed)
+                continue
         for item in _windows(request, index):
             if isinstance(item, _Window):
                 windows.append(item)
@@ -213,7 +169,7 @@ def _read_video(
     def complete(window: _Window) -> ClipEvent:
         frames, request = window.frames.tolist(), window.request
         missing = next((frame for frame in frames if frame not in decoded), None)
-        changed = watched.fault(request.video_source, request.seconds, request.frames)
+        changed = watched.fault(request.video_source, request.interval)
         if changed:
             event: ClipEvent = ClipFailed(request, "decode", changed)
         elif missing is not None:

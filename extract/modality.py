@@ -21,8 +21,8 @@ from mgcli.extract.backbone import (
     check_options,
     create_backbone,
 )
+from mgcli.extract.clip_request import ClipRequest
 from mgcli.extract.device import choose_precision
-from mgcli.extract.inputs import ClipRequest
 from mgcli.extract.names import MODALITIES, Modality
 from mgcli.extract.skeleton import read_skeleton
 from mgcli.extract.skeleton_layouts import SkeletonError
@@ -245,6 +245,7 @@ def clip_requests(
             seconds=None if pd.isna(row["start_s"]) else (float(row["start_s"]), float(row["end_s"])),
             frames=None if pd.isna(row["start_frame"]) else (int(row["start_frame"]), int(row["end_frame"])),
             video_source=row["video_source"],
+            file_source=row[f"{backbone.reads}_source"],
         )
         for number, row in enumerate(clips.to_dict("records"), start=first_number)
     ]

@@ -14,11 +14,11 @@ import torch
 
 from mgcli.cache import GRID_KEY, LAYOUTS_KEY, VIEWS_KEY, FeatureCache, FeatureSet
 from mgcli.extract.backbone import Backbone
+from mgcli.extract.clip_request import ClipRequest
 from mgcli.extract.decoder_library import Library, check_decoder
 from mgcli.extract.device import choose_batch_size, choose_compile, choose_workers
 from mgcli.extract.engine import ClipKey, PlannedModality
 from mgcli.extract.face import load_detector
-from mgcli.extract.inputs import ClipRequest
 from mgcli.extract.modality import ModalityConfig, clips_of, make_backbone, make_spec, missing_clips
 from mgcli.extract.shard import Shard, files_of, share_of
 from mgcli.extract.views import ViewConfig, sided_classes, views_for

@@ -11,13 +11,14 @@ import pandas as pd
 import torch
 
 from mgcli.cache import FeatureCache
+from mgcli.extract.clip_request import ClipEvent, ClipFailed, InputReady
 from mgcli.extract.decoder import Decoders, InlineDecoders
 from mgcli.extract.decoder_library import Library, choose_library
 from mgcli.extract.decoder_process import DecoderProcesses
 from mgcli.extract.device import choose_batch_size, choose_decoder_threads, choose_workers, on_device
 from mgcli.extract.embed import ModalityEmbedder
 from mgcli.extract.feed import Feed
-from mgcli.extract.inputs import ClipEvent, ClipFailed, InputReady, by_file, read_file
+from mgcli.extract.inputs import by_file, read_file
 from mgcli.extract.plan import Extraction, plan_stages
 from mgcli.extract.read_ahead import read_ahead
 from mgcli.extract.run_clock import RunClock, RunProfile

@@ -16,6 +16,8 @@ from mgcli.extract.skeleton_store import content_identity, skeleton_identity
 _END_BYTES = 64 << 10
 _INTERVAL = ("start_s", "end_s", "start_frame", "end_frame")
 
+Interval = dict[str, float | None]  # column -> its number
+
 
 def add_sources(table: pd.DataFrame) -> pd.DataFrame:
     """The clip table with its source columns filled in; empty where a file is not there.
@@ -30,13 +32,11 @@ def add_sources(table: pd.DataFrame) -> pd.DataFrame:
     video_sources, skeleton_sources, face_sources = [], [], []
     for row in table.to_dict("records"):
         interval = {key: None if pd.isna(row[key]) else float(row[key]) for key in _INTERVAL}
-        video, skeleton = videos.get(row["video"]), skeletons.get(row["skeleton"])
+        video, skeleton, face = videos.get(row["video"]), skeletons.get(row["skeleton"]), faces.get(row["face"])
         fps = None if pd.isna(row["skeleton_fps"]) else float(row["skeleton_fps"])
-        clock = fps if fps is not None else video  # a skeleton without a rate takes its times from the video
-        video_sources.append(_source(video, interval))
-        skeleton_sources.append(_source(skeleton, interval, clock) if clock is not None else "")
-        face = faces.get(row["face"])
-        face_sources.append("" if row["face"] and face is None else _source(video, interval, "face", face))
+        video_sources.append(video_source(video, interval))
+        skeleton_sources.append(skeleton_source(skeleton, interval, fps, video))
+        face_sources.append("" if row["face"] and face is None else face_source(face, interval, video))
     return table.assign(video_source=video_sources, skeleton_source=skeleton_sources, face_source=face_sources)
 
 
@@ -62,11 +62,26 @@ def expect_media(clips: pd.DataFrame, reads: str, modality: str) -> None:
     )
 
 
-def video_source(identity: str | None, seconds: tuple[float, float] | None, frames: tuple[int, int] | None) -> str:
-    """The source column of a clip of a video; empty for a video without an identity."""
+def interval_of(seconds: tuple[float, float] | None, frames: tuple[int, int] | None) -> Interval:
+    """That of a clip that has one of them, or none and is the whole video."""
     bounds = *(seconds or (None, None)), *(frames or (None, None))
-    interval = {key: None if bound is None else float(bound) for key, bound in zip(_INTERVAL, bounds, strict=True)}
-    return _source(identity, interval)
+    return {key: None if bound is None else float(bound) for key, bound in zip(_INTERVAL, bounds, strict=True)}
+
+
+def video_source(video: str | None, interval: Interval) -> str:
+    """The source column of a clip of a video with this identity; empty for a video without one."""
+    return _source(video, interval)
+
+
+def skeleton_source(skeleton: str | None, interval: Interval, fps: float | None, video: str | None) -> str:
+    """The same of a clip of a skeleton file, which takes its times from the video where it has no rate."""
+    clock = fps if fps is not None else video
+    return _source(skeleton, interval, clock) if clock is not None else ""
+
+
+def face_source(face: str | None, interval: Interval, video: str | None) -> str:
+    """The same of the faces in a clip of a video: those that a file gives, or (`face` None) that are looked for."""
+    return _source(video, interval, "face", face)
 
 
 def _source(identity: str | None, *parts: Any) -> str:

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from mgcli.cache import Failure, MgcliError, Progress, label_classes, warn
 from mgcli.extract.backbone_agcn import JointStream
+from mgcli.extract.clip_request import ClipFailed, InputReady
 from mgcli.extract.decoder import InlineDecoders
-from mgcli.extract.inputs import ClipFailed, InputReady, by_file, read_file
+from mgcli.extract.inputs import by_file, read_file
 from mgcli.extract.modality import clip_requests
 from mgcli.extract.read_ahead import read_ahead
 

@@ -1,10 +1,11 @@
-"""Whether a video is still the file that a run was planned with: no tokens are kept under another's identity."""
+"""Whether files are still those that a run was planned with: no tokens are kept under another's identity."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from mgcli.extract.source import video_identity, video_source
+from mgcli.extract.skeleton_store import content_identity, skeleton_identity
+from mgcli.extract.source import Interval, face_source, skeleton_source, video_identity, video_source
 
 
 class WatchedVideo:
@@ -14,22 +15,43 @@ class WatchedVideo:
         """Look at it: the stamp first, so that no change between the two goes unseen."""
         self._path = path
         self._stamp = _stamp(path)
-        self._identity = video_identity(path)
+        self.identity = video_identity(path)
 
-    def fault(self, planned: str, seconds: tuple[float, float] | None, frames: tuple[int, int] | None) -> str:
+    def fault(self, planned: str, interval: Interval) -> str:
         """Why what was read of a clip cannot be kept; empty where the video is as it was.
 
         Args:
             planned: the clip's `video_source` in the clip table; empty where none was known.
-            seconds: the clip's interval.
-            frames: the same, instead.
+            interval: of the clip.
         """
-        if not planned:
-            return ""
         is_as_opened = _stamp(self._path) == self._stamp
-        if is_as_opened and video_source(self._identity, seconds, frames) == planned:
-            return ""
-        return f"{self._path} changed while the run went on; run the same command again"
+        return _fault(self._path, planned, video_source(self.identity, interval) if is_as_opened else None)
+
+
+class ReadSkeleton:
+    """A skeleton file that has just been read: a change until now shows, and a later one changes nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._identity = path, skeleton_identity(path)
+
+    def fault(self, planned: str, interval: Interval, fps: float | None, video: str | None) -> str:
+        """As of a video: `planned` is the `skeleton_source`, `video` the identity of the video that gives the times."""
+        return _fault(self._path, planned, skeleton_source(self._identity, interval, fps, video))
+
+
+class ReadFaces:
+    """A file of faces that has just been read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._identity = path, content_identity(path)
+
+    def fault(self, planned: str, interval: Interval, video: str | None) -> str:
+        """As of a video: `planned` is the `face_source`, `video` the identity of the video that the faces are in."""
+        return _fault(self._path, planned, face_source(self._identity, interval, video))
+
+
+def _fault(path: Path, planned: str, found: str | None) -> str:
+    return f"{path} changed while the run went on; run the same command again" if planned not in ("", found) else ""
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mgcli.cache import Failure, FeatureCache, open_cache
+from mgcli.extract.clip_request import ClipRequest
 from mgcli.extract.device import choose_device
 from mgcli.extract.engine import (
     Asking,
@@ -25,7 +26,7 @@ from mgcli.extract.engine import (
     Warned,
     WorkerTask,
 )
-from mgcli.extract.inputs import ClipRequest, by_file
+from mgcli.extract.inputs import by_file
 from mgcli.extract.media_file import why_unreadable
 from mgcli.extract.plan import Stage, clip_key, plan_notes, plan_warnings, planned_modality
 from mgcli.extract.run import run_extraction

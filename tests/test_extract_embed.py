@@ -19,9 +19,9 @@ from torch import Tensor
 
 from mgcli.cache import FeatureCache
 from mgcli.extract.backbone import Prepared, scale_pictures
+from mgcli.extract.clip_request import InputReady
 from mgcli.extract.device import on_device
 from mgcli.extract.embed import ModalityEmbedder, _as_float16
-from mgcli.extract.inputs import InputReady
 from mgcli.extract.write_behind import WriteBehind
 
 SECOND_GPU = torch.device("cuda:1")

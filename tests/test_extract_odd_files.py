@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from tiny_media import make_skeleton, make_video
 
 from mgcli.cache import FeatureCache, check_clip_table, open_cache
 from mgcli.extract import ExtractReport, check_dataset, extract_modalities
-from mgcli.extract.alone import extract_alone
-from mgcli.extract.decoder import InlineDecoders, Needs, Pictures
-from mgcli.extract.modality import modality_configs
-from mgcli.extract.plan import Extraction
-from mgcli.extract.video import VideoIndex
 from mgcli.extract.view_media import view_clip
 
 BACKBONES = {"video": "tiny_backbones:TinyVideo", "context": "tiny_backbones:TinyWindows", "pose": "joints"}
@@ -152,46 +144,3 @@ def test_an_end_beyond_all_reason_is_said_in_few_digits(store: FeatureCache, tmp
     assert report.warnings == ["clip 'a': the clip ends at 1e+308 s, its video at 1.20 s; what is there is used"]
     extract(store, table_of("video", {"b": video}, start_s=1e307, end_s=1e308), "video")
     assert reasons(store, "video")["b"] == "the clip starts at 1e+307 s, after the end at 1.20 s"
-
-
-class Meddling(InlineDecoders):
-    """Changes a video when it is about to be opened, or once its first frame is decoded."""
-
-    def __init__(self, moment: str, change: Callable[[], object]) -> None:
-        super().__init__()
-        self.moment, self.change = moment, change
-
-    @contextmanager
-    def borrow(self) -> Iterator[Meddling]:
-        if self.moment == "opening":
-            self.change()
-        yield self
-
-    def pictures(self, index: VideoIndex, needs: Needs) -> Iterator[tuple[int, Pictures]]:
-        for number, frame in enumerate(super().pictures(index, needs)):
-            if self.moment == "decoding" and number == 6:
-                self.change()
-            yield frame
-
-
-@pytest.mark.parametrize(("moment", "kept"), [("opening", []), ("decoding", ["first"])])
-def test_a_video_that_changes_while_the_run_goes_on_costs_the_clips_that_are_not_through(
-    moment: str, kept: list[str], store: FeatureCache, tmp_path: Path
-) -> None:
-    video = make_video(tmp_path / "v.mp4", 50)
-    rows = [("first", str(video), 0.0, 0.8), ("second", str(video), 1.0, 1.8)]
-    table = check_clip_table(pd.DataFrame(rows, columns=["clip_id", "video", "start_s", "end_s"]))
-    config = {"backbones": {"video": BACKBONES["video"]}, "weights": "random:0", "precision": "float32"}
-    extraction = Extraction(configs=modality_configs(["video"], **config), workers=0)
-
-    def replace() -> None:
-        make_video(tmp_path / "new.mp4", 50, first_number=99).replace(video)
-
-    extract_alone(store, table, extraction, device="cpu", show_progress=False, decoders=Meddling(moment, replace))
-    feature_set = store.feature_set("video")
-    assert feature_set.clips()["clip_id"].tolist() == kept
-    assert reasons(store, "video")["second"] == f"{video} changed while the run went on; run the same command again"
-    assert extract_alone(store, table, extraction, device="cpu", show_progress=False).failed == 0
-    newest = store.read_clips()
-    tokens, _ = store.feature_set("video").load(newest["clip_id"].tolist(), sources=newest["video_source"].tolist())
-    assert np.isfinite(tokens).all()
