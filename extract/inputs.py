@@ -101,9 +101,10 @@ def _read_skeletons(
 
     read = ReadSkeleton(path)
     clock = watched if fps is None else None
+    clock_identity = None if clock is None else clock.identity
     for request in requests:
         changed = "" if clock is None else clock.fault(request.video_source, request.interval)
-        changed = changed or read.fault(request.file_source, request.interval, fps, clock and clock.identity)
+        changed = changed or read.fault(request.file_source, request.interval, fps, clock_identity)
         if changed:
             yield ClipFailed(request, "skeleton", changed)
             continue

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from planted import planted_cache
 from samples import FORMATS
 
@@ -14,6 +16,10 @@ from mgcli.cache import FeatureCache, open_cache
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # tests that a shell runs in the background would ignore Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Several threads wait for each other in a loop: beside anything else that runs, small tests took ten times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the commands that tests start
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(autouse=True)
