@@ -149,6 +149,8 @@ def writing(what: Path) -> Iterator[None]:
         if error.errno in _NO_SUCH_NAME:
             raise CacheError(_NO_SUCH_NAME[error.errno].format(what)) from error
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST) and not what.parent.is_dir():
+            if what.parent.is_symlink():
+                raise CacheError(f"cannot write {what}: {what.parent} is a link that leads to no folder") from error
             raise CacheError(f"cannot write {what}: there is no folder {what.parent}; make it first") from error
         raise
     except CacheError:

@@ -23,6 +23,14 @@ if TYPE_CHECKING:
     from mgcli.fuse.layers import Attention
 
 CROSS_TOKENS = ("all", "class", "bottleneck")
+_MOST = {  # size -> beyond it no memory holds the head, or nobody waits for it
+    "width": 2**14,
+    "num_layers": 1000,
+    "num_heads": 2**14,
+    "num_queries": 10**4,
+    "num_bottlenecks": 10**4,
+    "rank": 2**14,
+}
 
 
 class HeadError(MgcliError):
@@ -45,9 +53,9 @@ class HeadConfig:
     without: str = ""  # modalities that it is not shown, joined by +; every head reads this
 
     def __post_init__(self) -> None:
-        for name in ("width", "num_layers", "num_heads", "num_queries", "num_bottlenecks", "rank"):
-            if getattr(self, name) < 1:
-                raise HeadError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        for name, most in _MOST.items():
+            if not 1 <= getattr(self, name) <= most:
+                raise HeadError(f"{name} is {getattr(self, name)}; it must be 1 or more, and {most} at most")
         if self.width % self.num_heads:
             raise HeadError(f"width {self.width} does not divide into {self.num_heads} attention heads")
         if not 0 <= self.dropout < 1:

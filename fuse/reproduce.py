@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mgcli.cache import CacheError, FeatureCache, FeatureSet, read_clip_table
+from mgcli.cache import CacheError, FeatureCache, FeatureSet, MgcliError, read_clip_table, warn
 from mgcli.fuse.identity import machine, tokens_hash
 from mgcli.fuse.predict import run_feature_sets
 from mgcli.fuse.run import Run, RunError
@@ -168,7 +168,11 @@ def _kept_tables(cache: FeatureCache, protocol: str | None) -> Iterator[pd.DataF
     with suppress(CacheError):
         yield cache.read_clips(protocol)
     for path in cache.clip_tables():
-        table = read_clip_table(path)
+        try:
+            table = read_clip_table(path)
+        except MgcliError as error:
+            warn(f"passed over: {error}")
+            continue
         table.attrs["protocol"] = path.name.rpartition("--")[0]
         yield table
 

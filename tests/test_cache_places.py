@@ -69,10 +69,12 @@ def test_a_place_where_no_cache_can_be_is_refused(
     assert said in str(caught.value)
 
 
-@pytest.mark.parametrize("to", ["c", "gone"])
-def test_a_place_behind_a_broken_link_is_refused(tmp_path: Path, to: str) -> None:
+@pytest.mark.parametrize(
+    ("to", "said"), [("c", "leads back to itself"), ("gone", "c is a link that leads to no folder")]
+)
+def test_a_place_behind_a_broken_link_is_refused(tmp_path: Path, to: str, said: str) -> None:
     place = link(tmp_path / "c", tmp_path / to) / "features"
-    with pytest.raises(CacheError, match=r"there is no folder|leads back to itself"):
+    with pytest.raises(CacheError, match=said):
         open_cache(place, create=True)
 
 

@@ -388,6 +388,8 @@ def test_single_refuses_two_modalities() -> None:
     [
         ({"width": 10}, "width 10 does not divide into 4 attention heads"),
         ({"num_bottlenecks": 0}, "num_bottlenecks is 0; it must be 1 or more"),
+        ({"width": 10**12}, "width is 1000000000000; it must be 1 or more, and 16384 at most"),
+        ({"num_layers": 10**9}, "num_layers is 1000000000; it must be 1 or more, and 1000 at most"),
         ({"cross_tokens": "some"}, "cross_tokens is 'some'; it must be all, class, bottleneck"),
     ],
 )

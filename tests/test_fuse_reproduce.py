@@ -30,6 +30,17 @@ def test_a_run_comes_out_the_same_bit_for_bit(planted: FeatureCache, tmp_path: P
     assert [each.name for each in (tmp_path / "runs").iterdir()] == [run.name]
 
 
+def test_a_damaged_clip_table_is_passed_over(
+    planted: FeatureCache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train_head(planted, "gesture", head="concat", seeds=1, config=QUICK, runs=tmp_path / "runs", progress=False)
+    planted.write_clips(check_clip_table(clips_of(planted).assign(gesture="1")), run.protocol or "")  # now the newest
+    damaged = planted.write_clips(check_clip_table(clips_of(planted)[:-1]), "another")
+    damaged.write_text("clip_id,split\na,nowhere\n")
+    assert reproduce_run(run.path, planted, progress=False).same_bits
+    assert f"passed over: {damaged}" in capsys.readouterr().err
+
+
 def test_other_weights_packages_and_machines_are_named(planted: FeatureCache, tmp_path: Path) -> None:
     run = train_head(planted, "gesture", head="concat", seeds=1, config=QUICK, runs=tmp_path / "runs", progress=False)
     file = run.path / "head-seed0.safetensors"
