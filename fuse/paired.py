@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from mgcli.cache import align_columns
-from mgcli.fuse.report_group import group_runs
 from mgcli.fuse.run import Run
+from mgcli.fuse.run_names import run_names
 from mgcli.fuse.score_table import ScoreError, ScoreTable, run_scores
 
 EXACT_SUBJECTS = 16  # up to here all 2^S signs are tried
@@ -114,18 +114,9 @@ def compare_runs(run: Run, others: Sequence[Run]) -> PairedReport:
         ScoreError: they have no clip in common.
     """
     split = "test" if run.metrics["test"] else "val"
-    own, *names = _names([run, *others])
+    own, *names = run_names([run, *others])
     scores = {name: run_scores(other).split(split) for name, other in zip(names, others, strict=True)}
     return PairedReport(head=own, split=split, tests=compare_paired(run_scores(run).split(split), scores))
-
-
-def _names(runs: Sequence[Run]) -> list[str]:
-    """The shortest name of each run that no other has, as the report gives it; a run that stands twice has one."""
-    of_group = {
-        each.path: name for group in group_runs(runs) for each, name in zip(group.runs, group.names, strict=True)
-    }
-    names = [of_group[run.path] for run in runs]
-    return [name if names.count(name) == 1 else str(run.path) for name, run in zip(names, runs, strict=True)]
 
 
 def flip_subjects(difference: np.ndarray, subjects: np.ndarray) -> float:

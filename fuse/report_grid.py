@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from mgcli.cache import Section, counted, html_table
-from mgcli.fuse.report_group import RunGroup, varied_options
+from mgcli.fuse.report_group import RunGroup
 from mgcli.fuse.report_plot import Plot, axis_labels, heat_map, hover, percent, spoken
 from mgcli.fuse.run import Run
+from mgcli.fuse.run_names import varied_options
 
 LEAST_FILLED = 0.5  # of the cells of a map that is worth drawing
 

@@ -16,9 +16,10 @@ from planted import QUICK, planted_cache
 
 from mgcli.cache import FeatureCache, FeatureSpec, PageError, check_clip_table, open_cache, remove_feature_set
 from mgcli.fuse import Run, RunError, compare_heads, make_ensemble, train_head, write_report
-from mgcli.fuse.report_group import group_runs, varied_options
+from mgcli.fuse.report_group import group_runs
 from mgcli.fuse.report_map import MapConfig, MapError, draw_map, principal_components
 from mgcli.fuse.run import HISTORY_FILE
+from mgcli.fuse.run_names import varied_options
 
 HOSTILE = "<img src=x onerror=alert(1)> & 'a' </script>"
 SECTIONS = ["scores", "data", "confusion", "tail", "modalities", "calibration", "tokens", "training", "clips", "making"]
