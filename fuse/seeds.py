@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mgcli.cache import Progress
 from mgcli.fuse.data import ClipTensors
-from mgcli.fuse.device import computing_on, one_core_is_best, training_device
+from mgcli.fuse.device import computing_on, one_core_is_best, one_thread, training_device
 from mgcli.fuse.head import FittedHead, FusionHead, create_head
 from mgcli.fuse.loop import Replica, fit_head
 from mgcli.fuse.predict_clips import predict_probabilities, predict_stack
@@ -272,7 +272,8 @@ def _predict_together(
 
 def _statistics(tensors: ClipTensors, rows: np.ndarray, say: Callable[[str], None]) -> dict[str, TokenStatistics]:
     """What the tokens of the clips of `rows` look like, and which of their numbers no head will see."""
-    found = token_statistics(tensors, torch.from_numpy(rows))
+    with one_thread():
+        found = token_statistics(tensors, torch.from_numpy(rows))
     for name, each in found.items():
         if each.num_dropped:
             say(

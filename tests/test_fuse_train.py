@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import threading
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from planted import QUICK, clips_of, planted_cache
 from samples import make_spec
 from typer.testing import CliRunner
@@ -149,48 +147,6 @@ def test_summary_shows_intervals_weights_and_warnings(planted: FeatureCache, tmp
 
 
 # Learning
-
-
-@pytest.mark.parametrize("head", FUSION)
-def test_same_seed_gives_the_same_bits(planted: FeatureCache, tmp_path: Path, head: str) -> None:
-    config = replace(QUICK, modality_dropout=0.2, token_dropout=0.1, mixup=0.5, ema=0.9)
-    first = train_head(planted, "gesture", head=head, seeds=[3], config=config, runs=tmp_path / "a")
-    torch.rand(5)  # what happened before does not matter
-    second = train_head(planted, "gesture", head=head, seeds=[1, 3], config=config, runs=tmp_path / "b")
-    for name, value in first.state_dict(3).items():
-        assert torch.equal(value, second.state_dict(3)[name]), name
-    assert any(not torch.equal(value, second.state_dict(1)[name]) for name, value in first.state_dict(3).items())
-
-
-@pytest.mark.parametrize("head", ["inter_fusion", "logistic", "test_fuse_replicas:ColdHead"])
-def test_seeds_side_by_side_give_the_same_bits_as_one_after_another(
-    planted: FeatureCache, tmp_path: Path, head: str
-) -> None:
-    runs = [
-        train_head(planted, "gesture", head=head, seeds=3, config=QUICK, runs=tmp_path, cores=cores)
-        for cores in (1, 2, 3)
-    ]
-    for run in runs[1:]:
-        pd.testing.assert_frame_equal(run.predictions(), runs[0].predictions())
-        for seed in range(3):
-            state = run.state_dict(seed)
-            assert all(torch.equal(state[name], value) for name, value in runs[0].state_dict(seed).items())
-
-
-def test_a_seed_that_fails_ends_those_beside_it(planted: FeatureCache, tmp_path: Path) -> None:
-    config = replace(QUICK, epochs=30, learning_rate=1e30, grad_clip=1e30)
-    before = threading.active_count()
-    with pytest.raises(TrainError, match="seed 0: the loss is not a finite number"):
-        train_head(planted, "gesture", seeds=4, config=config, runs=tmp_path, cores=2)
-    assert threading.active_count() == before
-
-
-def test_training_leaves_the_callers_generator_alone(planted: FeatureCache, tmp_path: Path) -> None:
-    torch.manual_seed(5)
-    expected = torch.rand(1)
-    torch.manual_seed(5)
-    train_head(planted, "gesture", seeds=1, config=QUICK, runs=tmp_path / "runs")
-    assert torch.equal(torch.rand(1), expected)
 
 
 @pytest.mark.parametrize("head", [*FUSION, "concat", "single_video", "score_average"])
