@@ -98,10 +98,11 @@ def why_one_by_one(
 
 
 def train_seeds(job: Job, replicas: str, progress: bool) -> list[Trained]:
-    """The seeds of one run, together or one by one as `why_one_by_one` has it."""
+    """The seeds of one run in their order, trained together or one by one as `why_one_by_one` has it."""
     if why_one_by_one(job.head, job.selection.tensors.dims, job.config, len(job.seeds), replicas):
         return list(train_one_by_one(job, progress))
-    return [each for _, each in train_together([job], progress)]
+    of_seed = {each.seed: each for _, each in train_together([job], progress)}  # the first that is finished comes first
+    return [of_seed[seed] for seed in job.seeds]
 
 
 def train_one_by_one(job: Job, progress: bool) -> Iterator[Trained]:

@@ -78,3 +78,21 @@ def test_the_tokens_statistics_are_made_with_one_thread(
     finally:
         torch.set_num_threads(threads)
     assert used == [1, 1]
+
+
+def test_seeds_stand_in_their_order_however_soon_each_is_finished(planted: FeatureCache, tmp_path: Path) -> None:
+    config = replace(QUICK, epochs=30, patience=0.1, learning_rate=3e-3)
+    one_by_one, together = (
+        train_head(planted, "gesture", seeds=[5, 3, 8, 1], config=config, runs=tmp_path, replicas=replicas)
+        for replicas in ("off", "on")
+    )
+    assert together.config["replicas"] == 4
+    history = pd.read_csv(together.path / "history.csv")
+    epochs = history.groupby("seed", sort=False)["epoch"].max()
+    assert epochs.index.tolist() == [5, 3, 8, 1]
+    assert not epochs.is_monotonic_increasing  # a later one was finished sooner
+    columns = ["seed", "split", "clip_id"]
+    pd.testing.assert_frame_equal(together.predictions()[columns], one_by_one.predictions()[columns])
+    for split in ("val", "test"):
+        for name, found in one_by_one.metrics[split].items():
+            assert together.metrics[split][name]["values"] == pytest.approx(found["values"], abs=1e-3), name
