@@ -152,6 +152,8 @@ def _training(epochs: int) -> TrainConfig:
 
 @dataclass(frozen=True)
 class _Timed:
+    """One round of one way to train."""
+
     seconds: float  # of it all
     epochs_s: list[float]  # of one seed
     val_top1: float
