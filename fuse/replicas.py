@@ -7,7 +7,7 @@ A stack computes what each head alone would: in double precision the logits agre
   JapaneseVowels with settings of all kinds, were stopped at the same epochs, told the same of every test clip, and had
   log-probabilities within 3e-4 of the largest;
 - a learning rate of 3e-3 amplifies rounding: two such were 0.01 and 0.03 apart, with the same epochs and answers;
-- most of all where clips say little of their class: of 16 on 100 such clips two, with that rate, were 0.2 and 0.9 apart,
+- most of all where clips say little of their class: of 16 on 100 such clips two, with that rate, were .2 and .9 apart,
   and one of them took fewer epochs; 99.9 % of the answers were the same. With the first weights of a single head
   moved by 6e-8, the logits of such trainings end as far apart.
 
