@@ -22,7 +22,7 @@ from mgcli.cache import open_cache
 from mgcli.fuse.bench_input import make_bench_cache
 from mgcli.fuse.bench_plain import train_plainly
 from mgcli.fuse.bench_report import SIZES, FirstEpoch, FuseBench, FuseBenchConfig, LoopRate
-from mgcli.fuse.device import computing_on, one_thread, training_device, usable_cores
+from mgcli.fuse.device import computing_on, num_threads, training_device, usable_cores
 from mgcli.fuse.head import FittedHead, FusionHead, create_head, head_class
 from mgcli.fuse.loop import fit_head
 from mgcli.fuse.residency import place_clips
@@ -71,7 +71,7 @@ def bench_fusion(
             say(f"round {number + 1} of {config.rounds}")
             timed["ours"].append(_time_ours(chosen, selection, config, device))
             timed["plain"].append(_time_plain(chosen, selection, config, device))
-            with one_thread():
+            with num_threads(1):
                 timed["plain, one thread"].append(_time_plain(chosen, selection, config, device))
             first.append(_time_first_epoch(many, config.many_clips, device))
     num_train = len(selection.rows("train"))
@@ -118,7 +118,7 @@ def _select(path: Path, head: str | None) -> tuple[Choice, Selection]:
 
 
 def _fresh_head(chosen: Choice, selection: Selection, device: torch.device) -> FusionHead:
-    with one_thread():
+    with num_threads(1):
         statistics = token_statistics(selection.tensors, torch.from_numpy(selection.rows("train")))
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)

@@ -118,7 +118,7 @@ def _train_together(cache: FeatureCache, work: Work, group: Sequence[Cell]) -> I
             cell, run = prepared[place]
             if len(trained[place]) == len(cell.seeds):
                 with _faults() as fault:
-                    finish_run(run, sorted(trained.pop(place), key=lambda each: cell.seeds.index(each.seed)))
+                    finish_run(run, trained.pop(place))
                 yield cell, "".join(fault)
     for place in trained:
         yield prepared[place][0], "".join(broken)

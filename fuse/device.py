@@ -38,14 +38,14 @@ def one_core_is_best(tokens_a_step: float) -> bool:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Inside, torch computes with one thread, so that nothing hangs on how many there are.
+def num_threads(number: int) -> Iterator[None]:
+    """Inside, torch computes with so many threads: sums of several are added in another order.
 
-    Several wait for each other in a loop, and a busy machine lets each wait for its turn to run: the principal axes of
-    768 numbers took up to 9 s with two threads beside other trainings, and 0.6 to 0.8 s with one.
+    With one, nothing waits for threads that a busy machine keeps from running: the principal axes of 768 numbers took
+    up to 9 s with two threads beside other trainings, and 0.6 to 0.8 s with one.
     """
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(number)
     try:
         yield
     finally:
@@ -62,7 +62,7 @@ def computing_on(device: torch.device, tokens_a_step: float) -> Iterator[None]:
         with torch.cuda.device(device):
             yield
     elif device.type == "cpu" and one_core_is_best(tokens_a_step):
-        with one_thread():
+        with num_threads(1):
             yield
     else:
         yield

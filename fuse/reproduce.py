@@ -6,7 +6,7 @@ import math
 import platform
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 
 from mgcli.cache import CacheError, FeatureCache, FeatureSet, MgcliError, read_clip_table, warn
+from mgcli.fuse.device import num_threads
 from mgcli.fuse.identity import machine, tokens_hash
 from mgcli.fuse.predict import run_feature_sets
 from mgcli.fuse.run import Run, RunError
@@ -116,7 +117,8 @@ def reproduce_run(
     feature_sets = run_feature_sets(run, cache)
     table = _clips(run, cache, feature_sets, clips)
     _check_tokens(run, feature_sets, table)
-    with tempfile.TemporaryDirectory(prefix="mgcli-") as folder, _threads(config.get("machine", {}).get("threads")):
+    threads = config.get("machine", {}).get("threads") or torch.get_num_threads()
+    with tempfile.TemporaryDirectory(prefix="mgcli-") as folder, num_threads(threads):
         again = train_head(
             cache,
             config["task"],
@@ -237,17 +239,6 @@ def _difference(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor])
             gap = float((value.double() - after[name].double()).abs().max())
             largest = max(largest, math.inf if math.isnan(gap) else gap)
     return largest
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    """As many threads as then: sums of several threads are added in another order."""
-    own = torch.get_num_threads()
-    torch.set_num_threads(number or own)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(own)
 
 
 def _nothing(message: str) -> None:

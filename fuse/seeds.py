@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mgcli.cache import Progress
 from mgcli.fuse.data import ClipTensors
-from mgcli.fuse.device import computing_on, one_core_is_best, one_thread, training_device
+from mgcli.fuse.device import computing_on, num_threads, one_core_is_best, training_device
 from mgcli.fuse.head import FittedHead, FusionHead, create_head
 from mgcli.fuse.loop import Replica, fit_head
 from mgcli.fuse.predict_clips import predict_probabilities, predict_stack
@@ -98,11 +98,10 @@ def why_one_by_one(
 
 
 def train_seeds(job: Job, replicas: str, progress: bool) -> list[Trained]:
-    """The seeds of one run in their order, trained together or one by one as `why_one_by_one` has it."""
+    """The seeds of one run as they are finished, trained together or one by one as `why_one_by_one` has it."""
     if why_one_by_one(job.head, job.selection.tensors.dims, job.config, len(job.seeds), replicas):
         return list(train_one_by_one(job, progress))
-    of_seed = {each.seed: each for _, each in train_together([job], progress)}  # the first that is finished comes first
-    return [of_seed[seed] for seed in job.seeds]
+    return [each for _, each in train_together([job], progress)]
 
 
 def train_one_by_one(job: Job, progress: bool) -> Iterator[Trained]:
@@ -273,7 +272,7 @@ def _predict_together(
 
 def _statistics(tensors: ClipTensors, rows: np.ndarray, say: Callable[[str], None]) -> dict[str, TokenStatistics]:
     """What the tokens of the clips of `rows` look like, and which of their numbers no head will see."""
-    with one_thread():
+    with num_threads(1):
         found = token_statistics(tensors, torch.from_numpy(rows))
     for name, each in found.items():
         if each.num_dropped:

@@ -93,10 +93,15 @@ def train_head(
 def finish_run(prepared: PreparedRun, trained: Sequence[Trained]) -> Run:
     """Score the trainings of a run and write its folder.
 
+    Args:
+        prepared: the run.
+        trained: its seeds, as they were finished; the folder has them in the order in which they were asked for.
+
     Raises:
         TrainError: the loss of one of them stopped being a number; what was good until then is kept.
         RunError: the disk does not let us.
     """
+    trained = sorted(trained, key=lambda each: prepared.seeds.index(each.seed))
     how = {"replicas": max(each.replicas for each in trained), "residency": trained[0].residency}
     described = prepared.described | how
     stopped = [each for each in trained if each.error]
