@@ -57,7 +57,7 @@ def extract(store: FeatureCache, table: pd.DataFrame, modality: str, decoders: D
     return extract_alone(store, table, extraction, device="cpu", show_progress=False, decoders=decoders)
 
 
-def two_clips(folder: Path, **columns: object) -> pd.DataFrame:
+def two_clips(**columns: object) -> pd.DataFrame:
     """The first is through before the second one ends."""
     rows = {"clip_id": ["first", "second"], "start_s": [0.0, 1.0], "end_s": [0.8, 1.8]}
     return check_clip_table(pd.DataFrame(rows | {name: [str(each)] * 2 for name, each in columns.items()}))
@@ -84,7 +84,7 @@ def test_a_video_that_changes_costs_the_clips_that_are_not_through(
     moment: str, kept: list[str], store: FeatureCache, tmp_path: Path
 ) -> None:
     video = make_video(tmp_path / "v.mp4", NUM_FRAMES)
-    table = two_clips(tmp_path, video=video)
+    table = two_clips(video=video)
 
     def replace() -> None:
         make_video(tmp_path / "new.mp4", NUM_FRAMES, first_number=99).replace(video)
@@ -98,7 +98,7 @@ def test_a_skeleton_that_changes_before_it_is_read_costs_its_clips(
     has_rate: bool, store: FeatureCache, tmp_path: Path
 ) -> None:
     skeleton, video = make_skeleton(tmp_path / "a.npy", NUM_FRAMES), make_video(tmp_path / "v.mp4", NUM_FRAMES)
-    table = two_clips(tmp_path, skeleton=skeleton, video=video)
+    table = two_clips(skeleton=skeleton, video=video)
     table = table.assign(skeleton_fps=25.0 if has_rate else np.nan)
     extract(store, table, "pose", Meddling("opening", lambda: make_skeleton(skeleton, NUM_FRAMES, seed=1)))
     check_kept_and_failed(store, table, "pose", skeleton, [])
@@ -108,14 +108,14 @@ def test_a_video_that_gives_a_skeleton_its_times_and_changes_costs_its_clips(
     store: FeatureCache, tmp_path: Path
 ) -> None:
     skeleton, video = make_skeleton(tmp_path / "a.npy", NUM_FRAMES), make_video(tmp_path / "v.mp4", NUM_FRAMES)
-    table = two_clips(tmp_path, skeleton=skeleton, video=video)
+    table = two_clips(skeleton=skeleton, video=video)
     extract(store, table, "pose", Meddling("opening", lambda: make_video(video, NUM_FRAMES, first_number=99)))
     check_kept_and_failed(store, table, "pose", video, [])
 
 
 def test_a_video_that_a_skeleton_does_not_need_may_change(store: FeatureCache, tmp_path: Path) -> None:
     skeleton, video = make_skeleton(tmp_path / "a.npy", NUM_FRAMES), make_video(tmp_path / "v.mp4", NUM_FRAMES)
-    table = two_clips(tmp_path, skeleton=skeleton, video=video).assign(skeleton_fps=25.0)
+    table = two_clips(skeleton=skeleton, video=video).assign(skeleton_fps=25.0)
     meddling = Meddling("opening", lambda: make_video(video, NUM_FRAMES, first_number=99))
     assert extract(store, table, "pose", meddling).failed == 0
 
@@ -124,6 +124,6 @@ def test_faces_that_change_before_they_are_read_cost_their_clips(store: FeatureC
     points = REFERENCE_POINTS / 4 + (20, 8)
     faces = np.tile(np.concatenate([[22, 10, 46, 38], points.ravel()]), (NUM_FRAMES, 1)).astype(np.float32)
     np.save(tmp_path / "faces.npy", faces)
-    table = two_clips(tmp_path, video=make_video(tmp_path / "v.mp4", NUM_FRAMES), face=tmp_path / "faces.npy")
+    table = two_clips(video=make_video(tmp_path / "v.mp4", NUM_FRAMES), face=tmp_path / "faces.npy")
     extract(store, table, "face", Meddling("opening", lambda: np.save(tmp_path / "faces.npy", faces + 1)))
     check_kept_and_failed(store, table, "face", tmp_path / "faces.npy", [])

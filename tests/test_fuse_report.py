@@ -17,7 +17,7 @@ from planted import QUICK, planted_cache
 from mgcli.cache import FeatureCache, FeatureSpec, PageError, check_clip_table, open_cache, remove_feature_set
 from mgcli.fuse import Run, RunError, compare_heads, make_ensemble, train_head, write_report
 from mgcli.fuse.report_group import group_runs
-from mgcli.fuse.report_map import MapConfig, MapError, draw_map, principal_components
+from mgcli.fuse.report_map import MapConfig, MapError, draw_map
 from mgcli.fuse.run import HISTORY_FILE
 from mgcli.fuse.run_names import varied_options
 
@@ -331,17 +331,6 @@ def test_one_clip_or_one_class_has_a_page(tmp_path: Path, num_classes: int, num_
     assert "gesture-confusion" in html_of_small.sections
 
 
-def test_principal_components_find_the_axis_on_which_points_lie() -> None:
-    rng = np.random.default_rng(0)
-    along = rng.standard_normal(50)
-    points = np.outer(along, [1.0, -2.0, 0.5]) + 5.0
-    places, share = principal_components(points)
-    assert share[0] == pytest.approx(1.0)
-    assert abs(np.corrcoef(places[:, 0], along)[0, 1]) == pytest.approx(1.0)
-    assert principal_components(np.ones((4, 3)))[1].tolist() == [0.0, 0.0]
-    assert principal_components(np.ones((2, 1)))[0].shape == (2, 2)
-
-
 def without_date(html: str) -> str:
     found, number = re.subn(r" on \d{4}-\d\d-\d\d \d\d:\d\d UTC;", "", html)
     assert number == 1
@@ -374,21 +363,6 @@ def test_a_umap_is_the_same_twice_and_says_what_it_is(copied: Path) -> None:
     assert "how far groups are from each other, how large they are, and the axes mean little" in said
     assert "mean on UMAP 1" in said
     assert "component" not in said
-
-
-@pytest.mark.slow
-def test_a_umap_keeps_groups_apart_and_refuses_what_has_none() -> None:
-    pytest.importorskip("umap")
-    rng = np.random.default_rng(0)
-    points = np.concatenate([rng.standard_normal((30, 60)), rng.standard_normal((30, 60)) + 4])
-    places = draw_map(points, MapConfig(kind="umap")).places
-    apart = np.linalg.norm(places[:, None] - places[None], axis=2)
-    np.fill_diagonal(apart, np.inf)
-    assert ((apart.argmin(axis=1) < 30) == (np.arange(60) < 30)).all()
-    with pytest.raises(MapError, match="all clips have the same tokens"):
-        draw_map(np.ones((20, 4)), MapConfig(kind="umap"))
-    for few in (np.arange(5.0)[:, None], rng.standard_normal((5, 3))):
-        assert np.isfinite(draw_map(few, MapConfig(kind="umap")).places).all()
 
 
 def test_a_map_that_cannot_be_drawn_is_refused_before_the_work(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
